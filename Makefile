@@ -1,0 +1,147 @@
+# trellisfs: everything is built into build/ (BUILD=...). `make help` lists the targets.
+
+VERSION := 0.1.0
+PREFIX ?= /usr/local
+BUILD ?= build
+CC ?= gcc
+CFLAGS ?= -O2 -g
+SANITIZE ?=
+NPROC := $(shell nproc 2>/dev/null || echo 1)
+
+# Debian packages: what the programs need, then what only the tests use.
+DEB_BUILD := build-essential pkg-config libfuse3-dev fuse3 libpng-dev libjpeg-dev libjansson-dev libdnnl-dev \
+	libmeshoptimizer-dev
+DEB_TEST := libcriterion-dev
+
+LIBS_MODEL := libpng libjpeg jansson
+LIBS_FS := fuse3 jansson
+
+override CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -fno-math-errno \
+	-D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DTRELLISFS_VERSION='"$(VERSION)"' -DTRELLISFS_PREFIX='"$(PREFIX)"' \
+	-Ikernels -Iengine -pthread
+ifneq ($(SANITIZE),)
+override CFLAGS += -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined
+override LDFLAGS += -fsanitize=$(SANITIZE)
+endif
+override LDFLAGS += -pthread
+
+# pkg-config is asked only when something is compiled, so that `make help` and `make deps` work on a bare machine.
+MODEL_CFLAGS = $(shell pkg-config --cflags $(LIBS_MODEL)) -fopenmp
+MODEL_LIBS = -ldnnl -lmeshoptimizer $(shell pkg-config --libs $(LIBS_MODEL)) -fopenmp -lm
+FS_CFLAGS = $(shell pkg-config --cflags $(LIBS_FS))
+FS_LIBS = $(shell pkg-config --libs $(LIBS_FS))
+
+MODEL_SRC := $(wildcard kernels/*.c engine/*.c)
+CLI_SRC := $(wildcard engine/cli/*.c)
+FS_SRC := $(filter-out fs/main.c,$(wildcard fs/*.c))
+TEST_SRC := $(wildcard tests/test_*.c)
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
+
+MODEL_LIB := $(BUILD)/libtrellis.a
+FS_LIB := $(BUILD)/libtrellisfs.a
+OBJ = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%)
+FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
+PROGRAMS := $(if $(CLI_SRC),$(BUILD)/trellis) $(if $(wildcard fs/main.c),$(BUILD)/trellisfs)
+
+.PHONY: help deps all check test bench demo install format lint fuzz asan tsan
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@echo '  variables: BUILD=build CC=gcc|clang CFLAGS PREFIX=/usr/local DESTDIR SANITIZE=address,undefined'
+
+deps: ## install the Debian packages that are missing (asks before sudo unless root or CI)
+	@contrib/deps.sh $(DEB_BUILD) $(DEB_TEST)
+
+all: $(PROGRAMS) ## build the programs
+
+$(BUILD)/obj/fs/%.o: fs/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(FS_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(MODEL_CFLAGS) -MMD -MP -c -o $@ $<
+
+# No fast-math anywhere; the CPU kernels may reassociate sums where the code says so with `omp simd`.
+$(MODEL_LIB): $(call OBJ,$(MODEL_SRC))
+	@mkdir -p $(@D)
+	rm -f $@ && $(AR) rcs $@ $^
+
+$(FS_LIB): $(call OBJ,$(FS_SRC))
+	@mkdir -p $(@D)
+	rm -f $@ && $(AR) rcs $@ $^
+
+$(BUILD)/trellis: $(call OBJ,$(CLI_SRC)) $(MODEL_LIB)
+	$(CC) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS)
+
+$(BUILD)/trellisfs: $(call OBJ,fs/main.c) $(FS_LIB)
+	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS)
+
+# tests/test_fs_*.c are tests of the daemon's parts, the others of the model's.
+$(BUILD)/tests/test_fs_%: $(BUILD)/obj/tests/test_fs_%.o $(FS_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS) -lcriterion
+
+$(BUILD)/tests/test_%: $(BUILD)/obj/tests/test_%.o $(MODEL_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS) -lcriterion
+
+$(BUILD)/obj/tests/test_fs_%.o: tests/test_fs_%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(FS_CFLAGS) -Ifs -MMD -MP -c -o $@ $<
+
+check: all $(TESTS) ## unit and golden tests: seconds, no network, no GPU
+	@tests/run.sh $(BUILD) check
+
+test: ## set up the machine, build, run every test that needs no GPU
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory -j$(NPROC) all $(TESTS)
+	@tests/run.sh $(BUILD) all
+
+bench: all ## benchmarks (ratios inside one run)
+	@tests/bench.sh $(BUILD)
+
+demo: ## set up, build, mount, turn three pictures into meshes, show the result
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory -j$(NPROC) all
+	@examples/demo.sh $(BUILD)
+
+install: all ## install the programs, man pages, completions and the embedded model (DESTDIR, PREFIX)
+	@contrib/install.sh $(BUILD) "$(DESTDIR)$(PREFIX)"
+
+format: ## format the C sources in place
+	clang-format -i $(shell git ls-files '*.c' '*.h')
+
+lint: ## formatting, cppcheck and clang-tidy
+	@tests/lint.sh
+
+fuzz: ## libFuzzer targets with ASan and UBSan; FUZZ_S=600 seconds each
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzzing CC=clang CFLAGS='-O1 -g -DFUZZING' \
+		SANITIZE=address,undefined,fuzzer-no-link fuzzers
+	@tests/fuzz/run.sh $(BUILD)/fuzzing $(or $(FUZZ_S),600)
+
+.PHONY: fuzzers
+fuzzers: $(FUZZERS)
+
+$(BUILD)/fuzz/fuzz_fs_%: $(BUILD)/obj/tests/fuzz/fuzz_fs_%.o $(FS_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(FS_LIBS)
+
+$(BUILD)/fuzz/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(MODEL_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(MODEL_LIBS)
+
+$(BUILD)/obj/tests/fuzz/fuzz_fs_%.o: tests/fuzz/fuzz_fs_%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(FS_CFLAGS) -Ifs -MMD -MP -c -o $@ $<
+
+asan: ## build and check with AddressSanitizer and UBSan (build/asan)
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SANITIZE=address,undefined check
+
+tsan: ## build and check with ThreadSanitizer (build/tsan)
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SANITIZE=thread check
+
+.SECONDARY:
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,96 @@
+/* model.h - a model directory: which checkpoint plays which role, with its class, sizes and tensors.
+ * Laid out as on the Hugging Face hub: pipeline.json, ckpts/NAME.json ({"name": class, "args": {...}}) beside
+ * ckpts/NAME.safetensors, the image encoder as a directory with config.json and model.safetensors.
+ * Nothing here touches a device; weights.h puts the tensors on one. */
+#ifndef TRELLIS_MODEL_H
+#define TRELLIS_MODEL_H
+
+#include "safetensors.h"
+
+enum model_role {
+	ROLE_ENCODER,	       /* image_cond_model: Dinov2WithRegisters */
+	ROLE_STRUCTURE_FLOW,   /* sparse_structure_flow_model: SparseStructureFlowModel */
+	ROLE_STRUCTURE_DECODER, /* sparse_structure_decoder: SparseStructureDecoder */
+	ROLE_LATENT_FLOW,      /* slat_flow_model: SLatFlowModel, ElasticSLatFlowModel */
+	ROLE_MESH_DECODER,     /* slat_decoder_mesh: SLatMeshDecoder, Elastic... */
+	ROLE_GAUSSIAN_DECODER, /* slat_decoder_gs: SLatGaussianDecoder, Elastic... */
+	ROLE_COUNT
+};
+
+const char *model_role_name(enum model_role role); /* the key in pipeline.json */
+
+/* Sizes from the checkpoint's args (official names), one struct for all classes; what a class lacks is zero. */
+struct model_config {
+	int resolution;
+	int in_channels, out_channels, model_channels, cond_channels, latent_channels;
+	int num_blocks, num_heads;
+	float mlp_ratio;
+	int mlp_channels;	/* int(model_channels * mlp_ratio) */
+	int patch_size;
+	int num_io_res_blocks;
+	int n_io_block_channels;
+	int io_block_channels[8];
+	bool use_skip_connection, share_mod, qk_rms_norm, qk_rms_norm_cross;
+	bool full_attention;	/* attn_mode "full"; otherwise "swin" with window_size */
+	int window_size;
+	/* structure decoder */
+	int num_res_blocks, num_res_blocks_middle;
+	int n_channels, channels[8];
+	bool group_norm;	/* norm_type "group" (32 groups) instead of "layer" */
+	/* mesh decoder */
+	bool use_color;
+	/* Gaussian decoder: representation_config */
+	int num_gaussians;
+	bool perturb_offset, scaling_softplus; /* scaling_activation "softplus", else "exp" */
+	float voxel_size, filter_kernel_size_3d, scaling_bias, opacity_bias;
+	float lr_xyz, lr_features_dc, lr_opacity, lr_scaling, lr_rotation;
+	/* encoder (config.json) */
+	int image_size, num_registers;
+	float layer_norm_eps;
+	bool swiglu;
+};
+
+struct checkpoint {
+	char *name;	   /* "ckpts/ss_flow_img_dit_16l8" as pipeline.json gives it, for messages */
+	char *class_name;  /* "SparseStructureFlowModel" */
+	struct model_config config;
+	struct safetensors *tensors;
+};
+
+/* Parse one {"name", "args"} description; refuses pe_mode "rope" and other things that cannot run, by name. */
+bool checkpoint_parse(struct checkpoint *c, const char *json, size_t size, const char *file, struct error *err);
+/* Open PATH.json and PATH.safetensors. */
+bool checkpoint_open(struct checkpoint *c, const char *path_without_extension, struct error *err);
+/* Open a DINOv2 directory (config.json, model.safetensors with Hugging Face names). */
+bool checkpoint_open_encoder(struct checkpoint *c, const char *directory, struct error *err);
+void checkpoint_finish(struct checkpoint *c);
+
+struct sampler_config {
+	int steps;
+	float rescale_t, guidance;
+	float interval[2]; /* guidance only for lo <= t <= hi; plain FlowEulerSampler: guidance off */
+	bool guided;	   /* FlowEulerCfgSampler and FlowEulerGuidanceIntervalSampler */
+	float sigma_min;
+};
+
+struct model {
+	char *path;   /* resolved directory */
+	char *name;   /* last component, or the hub id it was found by */
+	char *note;   /* repairs that loading made, "" if none */
+	struct checkpoint *roles[ROLE_COUNT]; /* NULL: absent */
+	struct sampler_config structure_sampler, latent_sampler;
+	int n_latent_norm;
+	float latent_mean[64], latent_std[64];
+};
+
+/* path: a directory, a hub id ("microsoft/TRELLIS-image-large", looked up offline in the Hugging Face cache), or NULL:
+ * $TRELLIS_MODEL_PATH, else the embedded model. Roles that generation needs must be there; others may be absent. */
+struct model *model_open(const char *path, struct error *err);
+void model_close(struct model *m); /* NULL is fine */
+
+/* Parse pipeline.json alone (fuzzing, inspect): fills the samplers and normalisation of m, and calls role for each
+ * entry of "models" and for "image_cond_model". */
+bool pipeline_parse(struct model *m, const char *json, size_t size, const char *file,
+	bool (*role)(void *user, const char *role, const char *reference, struct error *err), void *user, struct error *err);
+
+#endif
