@@ -73,8 +73,8 @@ struct norm {
 /* Groups of rows that attend to each other only: window w holds rows order[offset[w] .. offset[w + 1]). */
 struct windows {
 	int64_t count, longest;
-	struct tensor order;  /* I32 [n, 1] on the device */
-	struct tensor offset; /* I32 [count + 1, 1] on the device */
+	struct tensor order;  /* I32 [n, 1], stride 1, on the device */
+	struct tensor offset; /* I32 [count + 1, 1], stride 1, on the device */
 };
 
 /* A triangle mesh in host memory as FlexiCubes extracts it. attrs: RGB and encoded normal, 0..1. Freed by surface_finish. */
@@ -164,7 +164,7 @@ __attribute__((format(printf, 2, 3))) void backend_fail(struct backend *b, const
 bool backend_finish(struct backend *b, struct error *err);
 
 /* Scratch memory: a stack that grows in chunks and keeps them. scratch_mark, scratch_new..., scratch_release(mark).
- * Chunks above the high-water mark of a job are returned by scratch_trim. */
+ * scratch_trim gives the chunks above the top of the stack back to the device: between stages and after a job. */
 size_t scratch_mark(struct backend *b);
 void scratch_release(struct backend *b, size_t mark);
 void scratch_trim(struct backend *b);
