@@ -1,7 +1,8 @@
 /* safetensors.h - read and write .safetensors files (8-byte little-endian header length, JSON header, data).
  * A reader maps the file; tensors are views into the map and live as long as it. Hostile files are refused before they
- * cost memory: header longer than the file or than 64 MiB, offsets outside the file, overlapping or of the wrong length,
- * unknown dtypes, shapes whose product overflows, duplicate names. Errors name the file and the tensor. */
+ * cost memory: header longer than the file or than 4 MiB, offsets outside the file, overlapping, leaving holes or of
+ * the wrong length, unknown dtypes, shapes whose product overflows, duplicate names. Errors name the file and the
+ * tensor. */
 #ifndef TRELLIS_SAFETENSORS_H
 #define TRELLIS_SAFETENSORS_H
 
@@ -18,7 +19,7 @@ struct st_tensor {
 	enum st_dtype dtype;
 	int ndim;
 	int64_t dim[ST_MAX_DIMS];
-	int64_t count; /* elements */
+	int64_t count;	  /* elements */
 	const void *data; /* may be unaligned for its type: use st_read_f32 and friends, or memcpy */
 };
 
@@ -31,18 +32,18 @@ void safetensors_close(struct safetensors *f); /* NULL is fine */
 
 const char *safetensors_path(const struct safetensors *f);
 int safetensors_count(const struct safetensors *f);
-const struct st_tensor *safetensors_at(const struct safetensors *f, int index); /* in file order */
+const struct st_tensor *safetensors_at(const struct safetensors *f, int index);		 /* in file order */
 const struct st_tensor *safetensors_find(const struct safetensors *f, const char *name); /* NULL: none; hashed */
 /* Let the kernel drop the pages of this tensor (after it was copied to the device). */
 void safetensors_release(const struct safetensors *f, const struct st_tensor *t);
 
 const char *st_dtype_name(enum st_dtype dtype);
 size_t st_dtype_size(enum st_dtype dtype);
-/* Convert to f32 / i32 (any numeric dtype), count elements. */
+/* Convert to f32 / i32 (from any dtype; to i32 truncating and clamping), count elements. */
 void st_read_f32(float *out, const struct st_tensor *t);
 void st_read_i32(int32_t *out, const struct st_tensor *t);
 
-/* Writing: add views (borrowed until write), then write to path whole or not at all. */
+/* Writing: add views (data borrowed until save; names distinct), then write to path whole or not at all. */
 struct safetensors_writer;
 struct safetensors_writer *safetensors_writer_create(void);
 void safetensors_writer_add(struct safetensors_writer *w, const char *name, enum st_dtype dtype, int ndim,
