@@ -1,0 +1,116 @@
+/* layers.c - layers that several stages share: linear, norms, position embedding, self-attention, MLP.
+ * Sources: trellis/modules/{attention,transformer,norm}.py and their sparse counterparts. */
+#include "layers.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+void linear_forward(struct run *run, struct tensor y, struct tensor x, const struct linear *l)
+{
+	op_linear(run->b, y, x, l->weight, &(struct epilogue){.bias = l->bias});
+}
+
+void linear_into(struct run *run, struct tensor y, struct tensor x, const struct linear *l, enum activation act,
+	struct tensor gate, struct tensor residual, const char *name)
+{
+	if (name && tapping(run)) { /* the fused form never holds this intermediate */
+		size_t mark = scratch_mark(run->b);
+		struct tensor plain = scratch_new_as(run->b, DTYPE_F32, y.rows, y.cols);
+		op_linear(run->b, plain, x, l->weight, &(struct epilogue){.bias = l->bias, .act = act});
+		tap(run, plain, "%s", name);
+		scratch_release(run->b, mark);
+	}
+	op_linear(run->b, y, x, l->weight,
+		&(struct epilogue){.bias = l->bias, .act = act, .gate = gate, .residual = residual});
+}
+
+void layer_norm(struct run *run, struct tensor y, struct tensor x, float eps)
+{
+	op_layer_norm(run->b, y, x, &(struct norm){.eps = eps});
+}
+
+void copy_tensor(struct run *run, struct tensor y, struct tensor x)
+{
+	op_combine(run->b, y, 1, x, 0, TENSOR_NONE);
+}
+
+float *position_embedding(const int32_t *coords, int64_t n, int64_t channels)
+{
+	int64_t d = channels / 3 / 2;
+	float *table = calloc((size_t)(n * channels) + 1, sizeof *table);
+	float *frequency = malloc((size_t)(d ? d : 1) * sizeof *frequency);
+
+	if (!table || !frequency) {
+		free(table);
+		free(frequency);
+		return NULL;
+	}
+	for (int64_t i = 0; i < d; i++)
+		frequency[i] = 1.0f / powf(10000.0f, (float)i / (float)d);
+#pragma omp parallel for schedule(static)
+	for (int64_t r = 0; r < n; r++)
+		for (int axis = 0; axis < 3; axis++) {
+			float *out = table + r * channels + axis * 2 * d;
+			for (int64_t i = 0; i < d; i++) {
+				float angle = (float)coords[3 * r + axis] * frequency[i];
+				out[i] = sinf(angle);
+				out[d + i] = cosf(angle);
+			}
+		}
+	free(frequency);
+	return table;
+}
+
+void bind_self_attention(
+	struct binder *b, struct self_attention *a, int64_t channels, int heads, bool qk_rms_norm, const char *prefix)
+{
+	int64_t gamma[2] = {heads, channels / heads};
+
+	*a = (struct self_attention){.heads = heads};
+	a->to_qkv = bind_linear(b, WEIGHT_LINEAR, 3 * channels, channels, "%s.to_qkv", prefix);
+	if (qk_rms_norm) {
+		a->q_gamma = bind_vector(b, 2, gamma, "%s.q_rms_norm.gamma", prefix);
+		a->k_gamma = bind_vector(b, 2, gamma, "%s.k_rms_norm.gamma", prefix);
+	}
+	a->to_out = bind_linear(b, WEIGHT_LINEAR, channels, channels, "%s.to_out", prefix);
+}
+
+void self_attention_forward(struct run *run, struct tensor x, struct tensor h, const struct self_attention *a,
+	struct tensor gate, int64_t parts, const struct windows *windows, const char *name)
+{
+	struct backend *b = run->b;
+	int64_t c = x.cols, n = x.rows / parts;
+	size_t mark = scratch_mark(b);
+	struct tensor qkv = scratch_new(b, x.rows, 3 * c);
+	struct tensor mixed = scratch_new(b, x.rows, c);
+	struct tensor q = tensor_columns(qkv, 0, c);
+	struct tensor k = tensor_columns(qkv, c, c);
+	struct tensor v = tensor_columns(qkv, 2 * c, c);
+
+	linear_forward(run, qkv, h, &a->to_qkv);
+	if (a->q_gamma) {
+		op_rms_norm_heads(b, q, a->q_gamma, a->heads);
+		op_rms_norm_heads(b, k, a->k_gamma, a->heads);
+	}
+	for (int64_t i = 0; i < parts; i++)
+		op_attention(b, tensor_rows(mixed, i * n, n), tensor_rows(q, i * n, n), tensor_rows(k, i * n, n),
+			tensor_rows(v, i * n, n), a->heads, windows);
+	linear_into(run, x, mixed, &a->to_out, ACT_NONE, gate, x, name);
+	scratch_release(b, mark);
+}
+
+void bind_mlp(struct binder *b, struct mlp *m, int64_t channels, int64_t hidden, const char *prefix)
+{
+	m->in = bind_linear(b, WEIGHT_LINEAR, hidden, channels, "%s.mlp.0", prefix);
+	m->out = bind_linear(b, WEIGHT_LINEAR, channels, hidden, "%s.mlp.2", prefix);
+}
+
+void mlp_forward(struct run *run, struct tensor x, struct tensor h, const struct mlp *m, struct tensor gate)
+{
+	size_t mark = scratch_mark(run->b);
+	struct tensor hidden = scratch_new(run->b, x.rows, m->in.weight ? m->in.weight->out : 0);
+
+	linear_into(run, hidden, h, &m->in, ACT_GELU_TANH, TENSOR_NONE, TENSOR_NONE, NULL);
+	linear_into(run, x, hidden, &m->out, ACT_NONE, gate, x, NULL);
+	scratch_release(run->b, mark);
+}
