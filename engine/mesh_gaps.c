@@ -1,0 +1,205 @@
+/* mesh_gaps.c - close the small gaps that leaving out the inner shell opens.
+ * A step of mesh_from_surface (mesh.c).
+ *
+ * The border of a mesh is what is left of its half-edges when those that run both ways cancel: a sum of closed walks,
+ * cut here into loops that meet no vertex twice. A short loop is filled with the triangulation of least area (dynamic
+ * programming, O(n^3); Barequet and Sharir 1995), which avoids edges that the mesh already has. */
+#include "mesh_clean.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool half_edges_init(struct half_edges *h, const struct trellis_mesh *m, struct error *err)
+{
+	h->first = calloc((size_t)m->n_vertices + 2, sizeof *h->first);
+	h->to = malloc(((size_t)m->n_faces * 3 + 1) * sizeof *h->to);
+	if (!h->first || !h->to) {
+		half_edges_finish(h);
+		return mesh_no_memory(m, err);
+	}
+	/* Counting sort; first[v + 1] is the write position of v until all are in. */
+	for (int64_t i = 0; i < 3 * m->n_faces; i++)
+		h->first[m->faces[i] + 2]++;
+	for (int64_t v = 0; v < m->n_vertices; v++)
+		h->first[v + 2] += h->first[v + 1];
+	for (int64_t i = 0; i < 3 * m->n_faces; i++)
+		h->to[h->first[m->faces[i] + 1]++] = m->faces[i % 3 == 2 ? i - 2 : i + 1];
+	return true;
+}
+
+void half_edges_finish(struct half_edges *h)
+{
+	free(h->to);
+	free(h->first);
+	*h = (struct half_edges){0};
+}
+
+int half_edges_count(const struct half_edges *h, int32_t a, int32_t b)
+{
+	int count = 0;
+	for (int64_t i = h->first[a]; i < h->first[a + 1]; i++)
+		count += h->to[i] == b;
+	return count;
+}
+
+/* Reduce h to the border: of the half-edges a -> b as many as outnumber b -> a. Half-edges that go become -1. */
+static void keep_border(struct half_edges *border, const struct half_edges *all, int64_t n_vertices)
+{
+	for (int32_t a = 0; a < n_vertices; a++)
+		for (int64_t i = all->first[a]; i < all->first[a + 1]; i++) {
+			int32_t b = all->to[i];
+			int before = 0;
+			for (int64_t j = all->first[a]; j < i; j++)
+				before += all->to[j] == b;
+			border->to[i] = before < half_edges_count(all, b, a) ? -1 : b;
+		}
+}
+
+struct filler {
+	struct trellis_mesh *m;
+	struct half_edges all, border;
+	int64_t capacity; /* of faces */
+	int32_t *place;	  /* [n_vertices] position on the walk, -1: not on it */
+	int32_t *walk;
+	double cost[GAP_EDGES][GAP_EDGES];
+	int16_t middle[GAP_EDGES][GAP_EDGES];
+};
+
+static bool add_face(struct filler *g, int32_t a, int32_t b, int32_t c)
+{
+	if (g->m->n_faces == g->capacity) {
+		int64_t capacity = g->capacity + g->capacity / 8 + 256;
+		int32_t *faces = realloc(g->m->faces, (size_t)capacity * 3 * sizeof *faces);
+		if (!faces)
+			return false;
+		g->m->faces = faces;
+		g->capacity = capacity;
+	}
+	int32_t *face = g->m->faces + 3 * g->m->n_faces++;
+	face[0] = a;
+	face[1] = b;
+	face[2] = c;
+	return true;
+}
+
+static double triangle_area(const struct trellis_mesh *m, int32_t a, int32_t b, int32_t c)
+{
+	int32_t corners[3] = {a, b, c};
+	const struct trellis_mesh one = {.vertices = m->vertices, .faces = corners};
+	double cross[3];
+	mesh_face_cross(&one, 0, cross);
+	return 0.5 * sqrt(cross[0] * cross[0] + cross[1] * cross[1] + cross[2] * cross[2]);
+}
+
+static bool add_faces(struct filler *g, const int32_t *loop, int i, int j)
+{
+	if (j - i < 2)
+		return true;
+	int k = g->middle[i][j];
+	bool has_area = triangle_area(g->m, loop[i], loop[k], loop[j]) >= DEGENERATE_AREA;
+	return (!has_area || add_face(g, loop[i], loop[k], loop[j])) && add_faces(g, loop, i, k) &&
+	       add_faces(g, loop, k, j);
+}
+
+/* cost[i][j]: least area over the polygon loop[i .. j]. An edge that the mesh already has costs more than any area. */
+static bool fill_loop(struct filler *g, const int32_t *loop, int n)
+{
+	const double taken = 1e3;
+	for (int i = 0; i + 1 < n; i++)
+		g->cost[i][i + 1] = 0;
+	for (int span = 2; span < n; span++)
+		for (int i = 0; i + span < n; i++) {
+			int j = i + span;
+			double best = INFINITY;
+			for (int k = i + 1; k < j; k++) {
+				double cost =
+					g->cost[i][k] + g->cost[k][j] + triangle_area(g->m, loop[i], loop[k], loop[j]);
+				if (cost < best) {
+					best = cost;
+					g->middle[i][j] = (int16_t)k;
+				}
+			}
+			bool is_border = i == 0 && j == n - 1;
+			if (!is_border && (half_edges_count(&g->all, loop[i], loop[j]) ||
+						  half_edges_count(&g->all, loop[j], loop[i])))
+				best += taken;
+			g->cost[i][j] = best;
+		}
+	return add_faces(g, loop, 0, n - 1);
+}
+
+/* The border runs along faces that are there, so that the filling runs against it. */
+static bool close_loop(struct filler *g, const int32_t *loop, int64_t n)
+{
+	int32_t back[GAP_EDGES];
+	if (n < 3 || n > GAP_EDGES)
+		return true;
+	for (int64_t i = 0; i < n; i++)
+		back[i] = loop[n - 1 - i];
+	return fill_loop(g, back, (int)n);
+}
+
+static int32_t take_border_edge(struct filler *g, int32_t from)
+{
+	for (int64_t i = g->border.first[from]; i < g->border.first[from + 1]; i++)
+		if (g->border.to[i] >= 0) {
+			int32_t to = g->border.to[i];
+			g->border.to[i] = -1;
+			return to;
+		}
+	return -1;
+}
+
+/* Walk along the border from a vertex until nothing is left there; whenever the walk meets itself, a loop falls off. */
+static bool close_loops_from(struct filler *g, int32_t start)
+{
+	int64_t n = 0;
+	int32_t at = start;
+	bool ok = true;
+	do {
+		g->place[at] = (int32_t)n;
+		g->walk[n++] = at;
+		int32_t to = take_border_edge(g, at);
+		if (to < 0)
+			break;
+		if (g->place[to] >= 0) {
+			int64_t from = g->place[to];
+			ok = close_loop(g, g->walk + from, n - from);
+			for (; n > from; n--)
+				g->place[g->walk[n - 1]] = -1;
+		}
+		at = to;
+	} while (ok);
+	for (; n > 0; n--)
+		g->place[g->walk[n - 1]] = -1;
+	return ok;
+}
+
+bool mesh_close_gaps(struct trellis_mesh *m, struct error *err)
+{
+	int64_t n_vertices = m->n_vertices;
+	struct filler *g = calloc(1, sizeof *g);
+	if (!g)
+		return mesh_no_memory(m, err);
+	g->m = m;
+	g->capacity = m->n_faces;
+	g->place = malloc(((size_t)n_vertices + 1) * sizeof *g->place);
+	g->walk = malloc(((size_t)n_vertices + 1) * sizeof *g->walk);
+	bool ok = g->place && g->walk ? half_edges_init(&g->all, m, err) && half_edges_init(&g->border, m, err)
+				      : mesh_no_memory(m, err);
+	if (ok) {
+		memset(g->place, -1, (size_t)n_vertices * sizeof *g->place);
+		keep_border(&g->border, &g->all, n_vertices);
+		for (int32_t v = 0; ok && v < n_vertices; v++)
+			ok = close_loops_from(g, v);
+		if (!ok)
+			mesh_no_memory(m, err);
+	}
+	half_edges_finish(&g->border);
+	half_edges_finish(&g->all);
+	free(g->walk);
+	free(g->place);
+	free(g);
+	return ok;
+}
