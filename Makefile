@@ -33,7 +33,8 @@ FS_LIBS = $(shell pkg-config --libs $(LIBS_FS))
 
 MODEL_SRC := $(wildcard kernels/*.c engine/*.c)
 CLI_SRC := $(wildcard engine/cli/*.c)
-FS_SRC := $(filter-out fs/main.c,$(wildcard fs/*.c))
+# engine/protocol.c is what daemon and worker both speak: it is in both libraries.
+FS_SRC := engine/protocol.c $(filter-out fs/main.c,$(wildcard fs/*.c))
 TEST_SRC := $(wildcard tests/test_*.c)
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 
