@@ -340,6 +340,17 @@ void model_tensors_list(const struct checkpoint *c, model_tensor_fn fn, void *us
 	}
 }
 
+int64_t model_tensors_parameters(const struct checkpoint *c)
+{
+	int64_t n = 0;
+	for (int i = 0; i < safetensors_count(c->tensors); i++) {
+		const struct st_tensor *t = safetensors_at(c->tensors, i);
+		if (strcmp(t->name, "pos_emb") != 0 && strcmp(t->name, "offset_perturbation") != 0)
+			n += t->count;
+	}
+	return n;
+}
+
 struct check {
 	const struct checkpoint *checkpoint;
 	model_tensor_fault_fn fault;

@@ -44,15 +44,7 @@ static void collect_fault(void *user, enum model_role role, const char *what)
 	f->n++;
 }
 
-static int64_t count_parameters(const struct checkpoint *c)
-{
-	int64_t n = 0;
-	for (int i = 0; i < safetensors_count(c->tensors); i++)
-		n += safetensors_at(c->tensors, i)->count;
-	return n;
-}
-
-/* "F16 0.55 GB, F32 0.01 GB": bytes of each dtype. */
+/* "F16 550.21 MB, F32 10.42 MB" */
 static void print_dtypes(const struct checkpoint *c)
 {
 	double bytes[ST_BOOL + 1] = {0};
@@ -136,7 +128,7 @@ static void print_role(const struct model *m, enum model_role role, bool tensors
 	}
 	printf("%s: %s\n  ", model_role_name(role), c->class_name);
 	print_sizes(c);
-	printf("\n  %.2f million parameters in %d tensors, ", (double)count_parameters(c) / 1e6,
+	printf("\n  %.2f million parameters in %d tensors, ", (double)model_tensors_parameters(c) / 1e6,
 		safetensors_count(c->tensors));
 	print_dtypes(c);
 	printf("\n  %s\n", safetensors_path(c->tensors));
@@ -159,7 +151,7 @@ static void print_model(const struct model *m, bool tensors)
 	printf("model: %s\n  %s\n", m->name, m->path);
 	for (int i = 0; i < ROLE_COUNT; i++) {
 		print_role(m, (enum model_role)i, tensors);
-		total += m->roles[i] ? count_parameters(m->roles[i]) : 0;
+		total += m->roles[i] ? model_tensors_parameters(m->roles[i]) : 0;
 	}
 	print_sampler("structure sampler", &m->structure_sampler);
 	print_sampler("latent sampler", &m->latent_sampler);
