@@ -138,9 +138,18 @@ bool encoder_find(struct checkpoint *c, char **absent, const char *model_path, c
 		free(directory);
 		return ok;
 	}
-	*absent =
-		r ? text_format("the image encoder %s is neither in or beside %s nor, as %s, in the Hugging Face cache",
-			    reference, model_path, r->hub_id)
-		  : text_format("the image encoder %s is not in or beside %s", reference, model_path);
+	char *torch_path = r ? encoder_torch_path(r->torch_name) : NULL;
+	if (torch_path && loader_is_file(torch_path)) {
+		bool ok = checkpoint_open_torch_encoder(c, torch_path, err);
+		free(torch_path);
+		return ok;
+	}
+	if (r)
+		*absent = text_format(
+			"the image encoder %s is not in or beside %s, nor %s in the Hugging Face cache, nor %s",
+			reference, model_path, r->hub_id, torch_path ? torch_path : "in torch.hub's cache");
+	else
+		*absent = text_format("the image encoder %s is not in or beside %s", reference, model_path);
+	free(torch_path);
 	return *absent || error_set(err, "%s: out of memory", model_path);
 }

@@ -25,6 +25,11 @@ char *checkpoint_find_class(
 bool encoder_find(struct checkpoint *c, char **absent, const char *model_path, const char *reference, int width,
 	struct error *err);
 
+/* Open a DINOv2 with registers as torch.hub keeps it; config from the shapes, hub_names set. */
+bool checkpoint_open_torch_encoder(struct checkpoint *c, const char *path, struct error *err);
+/* Where torch.hub keeps the weights of dinov2_vitl14_reg and the like; the caller frees it. NULL: nowhere. */
+char *encoder_torch_path(const char *torch_name);
+
 /* "org/name" in the characters that the hub allows. */
 bool hub_cache_is_id(const char *text);
 /* The snapshot directory of a repository in the Hugging Face cache, found offline; the caller frees it. */

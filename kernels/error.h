@@ -13,8 +13,7 @@ struct error {
 	char text[1024]; /* empty: no error */
 };
 
-/* Fill in err (which may be NULL) and return false, so that `return error_set(err, ...)` reads well. */
-__attribute__((format(printf, 2, 3))) static inline bool error_set(struct error *err, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static inline void error_format(struct error *err, const char *format, ...)
 {
 	if (err) {
 		va_list args;
@@ -22,7 +21,10 @@ __attribute__((format(printf, 2, 3))) static inline bool error_set(struct error 
 		vsnprintf(err->text, sizeof err->text, format, args);
 		va_end(args);
 	}
-	return false;
 }
+
+/* Fill in err (which may be NULL) and be false, so that `return error_set(err, ...)` reads well. A macro so that the
+ * compiler sees the constant: it then knows that outputs are set wherever a function returned true. */
+#define error_set(err, ...) ({ error_format(err, __VA_ARGS__); false; })
 
 #endif
