@@ -77,6 +77,7 @@ static const char *model_state(const struct worker_report *w)
 	case WORKER_READY:
 	case WORKER_BUSY:
 		return "ready";
+	case WORKER_STOPPING:
 	case WORKER_BACKOFF:
 	case WORKER_STOPPED:
 		break;

@@ -22,7 +22,14 @@
 
 struct worker_link;
 
-enum worker_state { WORKER_STOPPED, WORKER_STARTING, WORKER_READY, WORKER_BUSY, WORKER_BACKOFF };
+enum worker_state {
+	WORKER_STOPPED,
+	WORKER_STARTING, /* from its start to STATUS ready */
+	WORKER_READY,
+	WORKER_BUSY,
+	WORKER_STOPPING, /* told to end, or failed, and not yet gone; of a running job `done` still comes */
+	WORKER_BACKOFF,
+};
 
 enum worker_outcome {
 	WORKER_DONE,	  /* result is set; the output files are complete and of the sizes it says (checked) */
@@ -45,7 +52,7 @@ struct worker_done {
 	const char *text;		     /* one line for error file and status; "" for WORKER_DONE */
 };
 
-/* Called from worker_link_handle, _submit, _start and _stop, on the caller's thread; never NULL. They may call
+/* Called from worker_link_handle, _start, _retry and _stop, on the caller's thread; never NULL. They may call
  * worker_link_submit, _cancel and _start. */
 struct worker_events {
 	void (*changed)(void *user); /* worker_link_report() differs; when ready: time to submit */
@@ -83,8 +90,11 @@ void worker_link_destroy(struct worker_link *link);
 int worker_link_fd(const struct worker_link *link);
 void worker_link_handle(struct worker_link *link);
 
-/* Have a worker: does nothing when one is up or coming up, cuts a backoff short (a repaired model). */
+/* Have a worker: starts one when stopped; does nothing when one is up, coming up or in backoff (it will come). */
 void worker_link_start(struct worker_link *link);
+
+/* Try again now instead of after the backoff: what was wrong has changed (the model's files). Else does nothing. */
+void worker_link_retry(struct worker_link *link);
 
 /* Give a job to a ready worker. job and fds (message_fds(job) of them, as protocol.h says) are borrowed: the worker has
  * its own copies when this returns, and the caller keeps its own of the outputs to publish them. False and err when the
