@@ -26,7 +26,8 @@ endif
 override LDFLAGS += -pthread
 
 # pkg-config is asked only when something is compiled, so that `make help` and `make deps` work on a bare machine.
-MODEL_CFLAGS = $(shell pkg-config --cflags $(LIBS_MODEL)) -fopenmp
+# -fno-trapping-math: nothing reads the exception flags, and gcc vectorises a choice between two floats only then.
+MODEL_CFLAGS = -fno-trapping-math $(shell pkg-config --cflags $(LIBS_MODEL)) -fopenmp
 MODEL_LIBS = -ldnnl -lmeshoptimizer $(shell pkg-config --libs $(LIBS_MODEL)) -fopenmp -lm
 FS_CFLAGS = $(shell pkg-config --cflags $(LIBS_FS))
 FS_LIBS = $(shell pkg-config --libs $(LIBS_FS))

@@ -16,6 +16,10 @@ int64_t weight_count(enum weight_kind kind, int64_t out, int64_t in);
 /* n numbers of a checkpoint's dtype (f32, f16, bf16; any alignment) as f32. */
 void convert_to_f32(float *y, const void *x, enum dtype dtype, int64_t n);
 
+/* ops->extract for backends whose memory the host can read. */
+void extract_on_host(struct backend *b, struct surface *s, struct tensor features, struct tensor coords,
+	int64_t resolution, bool has_color);
+
 /* Which parent offset (-1, 0, 1) a child's tap reaches: child side d (0, 1) and tap k (0, 1, 2) along one axis. The
  * tap lands on fine coordinate 2 p + d + k - 1, whose half is p + subdivision_parent(d, k). */
 static inline int subdivision_parent(int d, int k)

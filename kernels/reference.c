@@ -449,6 +449,7 @@ static const struct backend_ops reference_ops = {
 	.gather_rows = reference_gather_rows,
 	.downsample = reference_downsample,
 	.pixel_shuffle = reference_pixel_shuffle,
+	.extract = extract_on_host,
 };
 
 struct backend *backend_reference_create(struct error *err)

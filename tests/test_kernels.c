@@ -1,0 +1,465 @@
+/* test_kernels.c - every op of the CPU backend against the plain C oracle, on shapes that are awkward for tiles: one
+ * row, odd columns, gaps between rows, odd head sizes, windows of one row, voxels without neighbours; at every
+ * instruction set of the machine and with one and three threads. Outputs are poisoned before each op.
+ *
+ * Limits are relative to the largest element. A float sum of k products of unit noise is off by about 6e-8 sqrt(k), the
+ * result is about sqrt(k) / 3: 1e-6 leaves room for k up to some thousands and catches any missing term. */
+#include "kernels.h"
+
+static const double SUM_LIMIT = 1e-6;
+/* A few roundings and an e^x good to 1.5e-7. */
+static const double POINT_LIMIT = 5e-7;
+
+/* ---- products ---- */
+
+/* The five epilogues that the network uses, and all parts together. */
+enum { EPILOGUES = 6 };
+
+struct epilogue_parts {
+	struct weight *bias;
+	struct tensor gate, residual;
+};
+
+static struct epilogue epilogue_of(int kind, const struct epilogue_parts *p)
+{
+	static const enum activation acts[EPILOGUES] = {
+		ACT_NONE, ACT_NONE, ACT_GELU_TANH, ACT_NONE, ACT_GELU_ERF, ACT_SILU};
+	return (struct epilogue){.bias = kind > 0 ? p->bias : NULL,
+		.act = acts[kind],
+		.gate = kind == 3 || kind == 5 ? p->gate : TENSOR_NONE,
+		.residual = kind >= 3 ? p->residual : TENSOR_NONE};
+}
+
+static struct epilogue_parts parts_of(struct backend *b, int64_t rows, int64_t out, int64_t gap)
+{
+	return (struct epilogue_parts){weight_noise(b, WEIGHT_VECTOR, out, 1, 3), place_noise(b, 1, out, 0, 4),
+		place_noise(b, rows, out, gap, 5)};
+}
+
+static void check_linear_shape(struct backend *b[2], int64_t n, int64_t in, int64_t out, int64_t gap)
+{
+	char what[80];
+	struct tensor y[2];
+	for (int kind = 0; kind < EPILOGUES; kind++)
+		for (int in_place = 0; in_place < (kind >= 3 ? 2 : 1); in_place++) {
+			for (int i = 0; i < 2; i++) {
+				struct tensor x = place_noise(b[i], n, in, gap, 1);
+				struct weight *w = weight_noise(b[i], WEIGHT_LINEAR, out, in, 2);
+				struct epilogue_parts parts = parts_of(b[i], n, out, gap);
+				struct epilogue e = epilogue_of(kind, &parts);
+				y[i] = in_place ? parts.residual : room(b[i], n, out, gap);
+				op_linear(b[i], y[i], x, w, kind ? &e : NULL);
+				weight_destroy(b[i], w);
+				weight_destroy(b[i], parts.bias);
+			}
+			snprintf(what, sizeof what, "linear %lldx%lldx%lld epilogue %d", (long long)n, (long long)in,
+				(long long)out, kind);
+			expect_close(y[1], y[0], SUM_LIMIT, what);
+			for (int i = 0; i < 2; i++)
+				scratch_release(b[i], 0);
+		}
+}
+
+static void check_linear(struct backend *reference, struct backend *cpu)
+{
+	struct backend *b[2] = {reference, cpu};
+	static const int64_t shapes[][4] = {{1, 1, 1, 0}, {1, 256, 96, 0}, {7, 13, 5, 3}, {33, 40, 101, 2},
+		{130, 64, 192, 64}, {300, 17, 33, 0}, {5, 300, 1, 1}};
+	for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+		check_linear_shape(b, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]);
+}
+
+Test(kernels, linear)
+{
+	for_each_cpu(check_linear);
+}
+
+/* More rows than one block of the epilogue: the blocks must meet. */
+static void check_linear_blocks(struct backend *reference, struct backend *cpu)
+{
+	struct backend *b[2] = {reference, cpu};
+	check_linear_shape(b, 1000, 5, 3000, 0);
+}
+
+Test(kernels, linear_in_blocks)
+{
+	for_each_cpu(check_linear_blocks);
+}
+
+static void check_conv3d(struct backend *reference, struct backend *cpu)
+{
+	struct backend *b[2] = {reference, cpu};
+	static const int64_t shapes[][4] = {
+		{1, 3, 2, 0}, {3, 1, 1, 0}, {4, 8, 32, 0}, {5, 32, 1, 3}, {4, 17, 33, 1}, {8, 16, 8, 0}};
+	struct tensor y[2];
+	for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+		for (int kind = 0; kind < EPILOGUES; kind++) {
+			int64_t r = shapes[s][0], n = r * r * r, in = shapes[s][1], out = shapes[s][2],
+				gap = shapes[s][3];
+			for (int i = 0; i < 2; i++) {
+				struct tensor x = place_noise(b[i], n, in, gap, 1);
+				struct weight *w = weight_noise(b[i], WEIGHT_CONV3, out, in, 2);
+				struct epilogue_parts parts = parts_of(b[i], n, out, gap);
+				struct epilogue e = epilogue_of(kind, &parts);
+				y[i] = kind >= 4 ? parts.residual : room(b[i], n, out, gap);
+				op_conv3d(b[i], y[i], x, w, r, kind ? &e : NULL);
+				weight_destroy(b[i], w);
+				weight_destroy(b[i], parts.bias);
+			}
+			expect_close(y[1], y[0], SUM_LIMIT, "conv3d");
+			for (int i = 0; i < 2; i++)
+				scratch_release(b[i], 0);
+		}
+}
+
+Test(kernels, conv3d)
+{
+	for_each_cpu(check_conv3d);
+}
+
+/* One weight at two resolutions: it must not depend on the one it met first. */
+static void check_conv3d_twice(struct backend *reference, struct backend *cpu)
+{
+	struct backend *b[2] = {reference, cpu};
+	struct weight *w[2];
+	struct tensor y[2];
+	for (int i = 0; i < 2; i++)
+		w[i] = weight_noise(b[i], WEIGHT_CONV3, 16, 16, 2);
+	for (int64_t r = 6; r > 2; r -= 3) {
+		for (int i = 0; i < 2; i++) {
+			y[i] = room(b[i], r * r * r, 16, 0);
+			op_conv3d(b[i], y[i], place_noise(b[i], r * r * r, 16, 0, 1), w[i], r, NULL);
+		}
+		expect_close(y[1], y[0], SUM_LIMIT, "conv3d at another resolution");
+	}
+	for (int i = 0; i < 2; i++)
+		weight_destroy(b[i], w[i]);
+}
+
+Test(kernels, conv3d_at_two_resolutions)
+{
+	for_each_cpu(check_conv3d_twice);
+}
+
+/* ---- sparse ---- */
+
+/* About a third of a cube of side r, in scrambled order; returns how many. coords has room for r^3 rows. */
+static int64_t some_voxels(int32_t (*coords)[3], int r, uint32_t seed)
+{
+	int64_t n = 0;
+	uint32_t state = seed;
+	for (int i = 0; i < r * r * r; i++)
+		if (noise_next(&state) > 0.3f) {
+			int32_t c[3] = {i / (r * r), i / r % r, i % r};
+			int64_t at = n ? (int64_t)((state >> 8) % (uint32_t)(n + 1)) : 0;
+			memcpy(coords[n], coords[at], sizeof c);
+			memcpy(coords[at], c, sizeof c);
+			n++;
+		}
+	return n;
+}
+
+static void expect_same_table(struct tensor a, struct tensor b, const char *what)
+{
+	for (int64_t r = 0; r < a.rows; r++)
+		cr_assert_arr_eq(
+			cpu_row_i32(a, r), cpu_row_i32(b, r), 27 * sizeof(int32_t), "%s: row %lld", what, (long long)r);
+}
+
+static void check_sparse(struct backend *reference, struct backend *cpu)
+{
+	struct backend *b[2] = {reference, cpu};
+	static const int64_t shapes[][4] = {
+		{1, 8, 5, 0}, {4, 1, 1, 1}, {6, 17, 33, 3}, {9, 40, 64, 0}, {9, 300, 16, 0}};
+	for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+		int r = (int)shapes[s][0];
+		int64_t in = shapes[s][1], out = shapes[s][2], gap = shapes[s][3];
+		int32_t(*coords)[3] = calloc((size_t)(r * r * r), sizeof *coords);
+		int64_t n = r == 1 ? 1 : some_voxels(coords, r, 7);
+		struct tensor table[2], table_up[2], y[2], up[2];
+		for (int kind = 0; kind < EPILOGUES; kind++) {
+			for (int i = 0; i < 2; i++) {
+				table[i] = scratch_new_as(b[i], DTYPE_I32, n, 27);
+				table_up[i] = scratch_new_as(b[i], DTYPE_I32, 8 * n, 27);
+				op_neighbours(b[i], table[i], place_i32(b[i], *coords, n, 3));
+				op_neighbours_up(b[i], table_up[i], table[i]);
+				struct tensor x = place_noise(b[i], n, in, gap, 1);
+				struct weight *w = weight_noise(b[i], WEIGHT_SPARSE3, out, in, 2);
+				struct weight *w_up = weight_noise(b[i], WEIGHT_SPARSE3_UP, out, in, 2);
+				struct epilogue_parts parts = parts_of(b[i], n, out, gap),
+						      parts_up = parts_of(b[i], 8 * n, out, gap);
+				struct epilogue e = epilogue_of(kind, &parts), e_up = epilogue_of(kind, &parts_up);
+				y[i] = kind >= 4 ? parts.residual : room(b[i], n, out, gap);
+				up[i] = kind >= 4 ? parts_up.residual : room(b[i], 8 * n, out, gap);
+				op_sparse_conv(b[i], y[i], x, w, table[i], kind ? &e : NULL);
+				op_sparse_conv_up(b[i], up[i], x, w_up, table[i], kind ? &e_up : NULL);
+				weight_destroy(b[i], w);
+				weight_destroy(b[i], w_up);
+				weight_destroy(b[i], parts.bias);
+				weight_destroy(b[i], parts_up.bias);
+			}
+			expect_same_table(table[1], table[0], "neighbours");
+			expect_same_table(table_up[1], table_up[0], "neighbours_up");
+			expect_close(y[1], y[0], SUM_LIMIT, "sparse_conv");
+			expect_close(up[1], up[0], SUM_LIMIT, "sparse_conv_up");
+			for (int i = 0; i < 2; i++)
+				scratch_release(b[i], 0);
+		}
+		free(coords);
+	}
+}
+
+Test(kernels, sparse_conv)
+{
+	for_each_cpu(check_sparse);
+}
+
+/* A table without any neighbour, not even the voxel itself: the epilogue of zero. */
+static void check_sparse_empty(struct backend *reference, struct backend *cpu)
+{
+	struct backend *b[2] = {reference, cpu};
+	struct tensor y[2];
+	int32_t none[3 * 27];
+	memset(none, -1, sizeof none);
+	for (int i = 0; i < 2; i++) {
+		struct weight *w = weight_noise(b[i], WEIGHT_SPARSE3, 5, 4, 2),
+			      *bias = weight_noise(b[i], WEIGHT_VECTOR, 5, 1, 3);
+		y[i] = room(b[i], 3, 5, 0);
+		op_sparse_conv(b[i], y[i], place_noise(b[i], 3, 4, 0, 1), w, place_i32(b[i], none, 3, 27),
+			&(struct epilogue){.bias = bias});
+		weight_destroy(b[i], w);
+		weight_destroy(b[i], bias);
+	}
+	expect_close(y[1], y[0], 0, "sparse_conv without neighbours");
+}
+
+Test(kernels, sparse_conv_without_neighbours)
+{
+	for_each_cpu(check_sparse_empty);
+}
+
+/* Coordinates at the ends of the allowed range. */
+static void check_neighbours_far(struct backend *reference, struct backend *cpu)
+{
+	struct backend *b[2] = {reference, cpu};
+	static const int32_t coords[][3] = {{0, 0, 0}, {(1 << 20) - 1, (1 << 20) - 1, (1 << 20) - 1},
+		{(1 << 20) - 1, (1 << 20) - 2, 0}, {0, 0, 1}, {1, 1, 1}};
+	struct tensor table[2];
+	for (int i = 0; i < 2; i++) {
+		table[i] = scratch_new_as(b[i], DTYPE_I32, 5, 27);
+		op_neighbours(b[i], table[i], place_i32(b[i], *coords, 5, 3));
+	}
+	expect_same_table(table[1], table[0], "neighbours");
+}
+
+Test(kernels, neighbours_at_the_ends_of_the_range)
+{
+	for_each_cpu(check_neighbours_far);
+}
+
+/* ---- normalisation ---- */
+
+static void check_norms(struct backend *reference, struct backend *cpu)
+{
+	struct backend *b[2] = {reference, cpu};
+	/* rows, cols, groups, heads, gap */
+	static const int64_t shapes[][5] = {{1, 1, 1, 1, 0}, {3, 96, 32, 6, 0}, {700, 64, 32, 4, 5}, {33, 39, 3, 3, 1},
+		{5, 1030, 5, 2, 0}, {2, 40, 1, 1, 0}};
+	struct tensor layer[2], group[2], rms[2], in_place[2];
+	for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+		for (int kind = 0; kind < 4; kind++) {
+			int64_t n = shapes[s][0], cols = shapes[s][1], gap = shapes[s][4];
+			for (int i = 0; i < 2; i++) {
+				struct weight *w = weight_noise(b[i], WEIGHT_VECTOR, cols, 1, 2),
+					      *bias = weight_noise(b[i], WEIGHT_VECTOR, cols, 1, 3);
+				struct norm norm = {.eps = 1e-6f, .act = kind == 3 ? ACT_SILU : ACT_NONE};
+				if (kind & 1) {
+					norm.weight = w;
+					norm.bias = bias;
+				}
+				if (kind & 2) {
+					norm.scale = place_noise(b[i], 1, cols, 0, 4);
+					norm.shift = place_noise(b[i], 1, cols, 0, 5);
+				}
+				struct tensor x = place_noise(b[i], n, cols, gap, 1);
+				/* Far from zero, so that a variance as E x^2 - (E x)^2 would show. */
+				for (int64_t r = 0; r < n; r++)
+					for (int64_t c = 0; c < cols; c++)
+						cpu_row(x, r)[c] += 30;
+				layer[i] = room(b[i], n, cols, gap);
+				group[i] = room(b[i], n, cols, gap);
+				rms[i] = place_noise(b[i], n, cols, gap, 6);
+				in_place[i] = place_noise(b[i], n, cols, gap, 7);
+				op_layer_norm(b[i], layer[i], x, &norm);
+				op_group_norm(b[i], group[i], x, (int)shapes[s][2], &norm);
+				op_rms_norm_heads(b[i], rms[i], w, (int)shapes[s][3]);
+				op_group_norm(b[i], in_place[i], in_place[i], (int)shapes[s][2], &norm);
+				op_layer_norm(b[i], in_place[i], in_place[i], &norm);
+				weight_destroy(b[i], w);
+				weight_destroy(b[i], bias);
+			}
+			/* A mean of 30 in float is off by 1e-6 to 2e-6, the spread is 0.58, and some of these outputs
+			 * are no larger than it. E x^2 - (E x)^2 in float would be off by 2e-4. */
+			expect_close(layer[1], layer[0], 1e-5, "layer_norm");
+			expect_close(group[1], group[0], 1e-5, "group_norm");
+			expect_close(rms[1], rms[0], POINT_LIMIT, "rms_norm_heads");
+			if (cols > 1)
+				expect_close(in_place[1], in_place[0], 1e-5, "group_norm and layer_norm in place");
+			for (int i = 0; i < 2; i++)
+				scratch_release(b[i], 0);
+		}
+}
+
+Test(kernels, norms)
+{
+	for_each_cpu(check_norms);
+}
+
+/* ---- attention ---- */
+
+static void check_attention_shape(struct backend *b[2], int64_t n, int64_t m, int heads, int64_t d, float size)
+{
+	char what[80];
+	struct tensor y[2];
+	int64_t cols = heads * d;
+	for (int i = 0; i < 2; i++) {
+		/* q, k and v as columns of one matrix when they can be, as the network has them. */
+		struct tensor q, k, v;
+		if (n == m) {
+			struct tensor all = place_noise(b[i], n, 3 * cols, 0, 1);
+			q = tensor_columns(all, 0, cols);
+			k = tensor_columns(all, cols, cols);
+			v = tensor_columns(all, 2 * cols, cols);
+		} else {
+			q = place_noise(b[i], n, cols, 2, 1);
+			k = place_noise(b[i], m, cols, 0, 2);
+			v = place_noise(b[i], m, cols, 1, 3);
+		}
+		for (int64_t r = 0; r < n; r++)
+			for (int64_t c = 0; c < cols; c++)
+				cpu_row(q, r)[c] *= size;
+		y[i] = room(b[i], n, cols, 3);
+		op_attention(b[i], y[i], q, k, v, heads, NULL);
+	}
+	snprintf(what, sizeof what, "attention %lldx%lld, %d heads of %lld, q x %g", (long long)n, (long long)m, heads,
+		(long long)d, (double)size);
+	/* Scores of size s are off by 6e-8 s sqrt(d) or so, and e^x turns that into a relative error. */
+	expect_close(y[1], y[0], 1e-6 + 3e-7 * (double)size, what);
+	for (int i = 0; i < 2; i++)
+		scratch_release(b[i], 0);
+}
+
+static void check_attention(struct backend *reference, struct backend *cpu)
+{
+	struct backend *b[2] = {reference, cpu};
+	check_attention_shape(b, 1, 1, 1, 1, 1);
+	check_attention_shape(b, 1, 300, 2, 64, 1);
+	check_attention_shape(b, 70, 1, 3, 16, 1);
+	check_attention_shape(b, 33, 129, 3, 13, 1);
+	check_attention_shape(b, 257, 256, 2, 40, 1);
+	check_attention_shape(b, 140, 140, 2, 64, 8);
+	check_attention_shape(b, 40, 300, 1, 128, 40); /* one key takes nearly all: the running maximum must move */
+	check_attention_shape(b, 65, 390, 6, 8, 3);
+}
+
+Test(kernels, attention)
+{
+	for_each_cpu(check_attention);
+}
+
+static void check_windows(struct backend *reference, struct backend *cpu)
+{
+	struct backend *b[2] = {reference, cpu};
+	enum { N = 420, WINDOWS = 6 };
+	static const int32_t offset[WINDOWS + 1] = {0, 1, 2, 35, 36, 100, N};
+	int32_t order[N];
+	for (int32_t i = 0; i < N; i++)
+		order[i] = (int32_t)((i * 101LL + 17) % N); /* 101 and 420 have no common factor: a permutation */
+	for (int64_t d = 13; d <= 32; d += 19) {
+		struct tensor y[2];
+		for (int i = 0; i < 2; i++) {
+			struct tensor all = place_noise(b[i], N, 3 * 2 * d, 0, 1);
+			struct windows w = {.count = WINDOWS,
+				.longest = 320,
+				.order = place_i32(b[i], order, N, 1),
+				.offset = place_i32(b[i], offset, WINDOWS + 1, 1)};
+			y[i] = room(b[i], N, 2 * d, 1);
+			op_attention(b[i], y[i], tensor_columns(all, 0, 2 * d), tensor_columns(all, 2 * d, 2 * d),
+				tensor_columns(all, 4 * d, 2 * d), 2, &w);
+		}
+		expect_close(y[1], y[0], SUM_LIMIT, "attention in windows");
+	}
+}
+
+Test(kernels, attention_in_windows)
+{
+	for_each_cpu(check_windows);
+}
+
+/* ---- rows ---- */
+
+static void check_rows(struct backend *reference, struct backend *cpu)
+{
+	struct backend *b[2] = {reference, cpu};
+	static const int64_t shapes[][3] = {{1, 1, 0}, {3, 7, 2}, {70, 301, 5}, {600, 33, 0}};
+	for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+		int64_t n = shapes[s][0], cols = shapes[s][1], gap = shapes[s][2];
+		struct tensor y[2][9];
+		for (int i = 0; i < 2; i++) {
+			struct tensor a = place_noise(b[i], n, cols, gap, 1),
+				      x = place_noise(b[i], n, cols, gap + 1, 2);
+			for (int64_t r = 0; r < n; r++)
+				for (int64_t c = 0; c < cols; c++)
+					cpu_row(a, r)[c] *= 12; /* well into the tails of the activations */
+			for (int act = ACT_SILU; act <= ACT_GELU_ERF; act++)
+				op_activate(b[i], y[i][act] = room(b[i], n, cols, gap), a, (enum activation)act);
+			op_add(b[i], y[i][0] = room(b[i], n, cols, gap), a, x);
+			op_add(b[i], y[i][4] = room(b[i], n, cols, gap), a, tensor_rows(x, n - 1, 1));
+			op_combine(b[i], y[i][5] = room(b[i], n, cols, gap), 0.3f, a, -1.7f, x);
+			op_combine(b[i], y[i][6] = room(b[i], n, cols, gap), 0.3f, a, 0, TENSOR_NONE);
+			int32_t *index = malloc((size_t)n * sizeof *index);
+			for (int64_t r = 0; r < n; r++)
+				index[r] = (int32_t)((r * 7 + 3) % (n > 4 ? n - 4 : n));
+			op_gather_rows(b[i], y[i][7] = room(b[i], n, cols, gap), x, place_i32(b[i], index, n, 1));
+			op_downsample(b[i], y[i][8] = room(b[i], n, cols, gap), x, place_i32(b[i], index, n, 1));
+			free(index);
+		}
+		static const char *const names[] = {"add", "silu", "gelu_tanh", "gelu_erf", "add a row", "combine",
+			"combine with none", "gather_rows", "downsample"};
+		static const double limits[] = {0, 5e-7, 5e-7, 5e-7, 0, 2e-7, 2e-7, 0, 5e-7};
+		for (int i = 0; i < 9; i++)
+			expect_close(y[1][i], y[0][i], limits[i], names[i]);
+		for (int i = 0; i < 2; i++) { /* in place */
+			op_activate(b[i], y[i][0], y[i][0], ACT_GELU_TANH);
+			op_add(b[i], y[i][5], y[i][5], y[i][4]);
+			op_combine(b[i], y[i][6], 1.25f, y[i][6], 0.5f, y[i][6]);
+		}
+		expect_close(y[1][0], y[0][0], POINT_LIMIT, "gelu_tanh in place");
+		expect_close(y[1][5], y[0][5], POINT_LIMIT, "add in place");
+		expect_close(y[1][6], y[0][6], POINT_LIMIT, "combine in place");
+		for (int i = 0; i < 2; i++)
+			scratch_release(b[i], 0);
+	}
+}
+
+Test(kernels, rows)
+{
+	for_each_cpu(check_rows);
+}
+
+static void check_pixel_shuffle(struct backend *reference, struct backend *cpu)
+{
+	struct backend *b[2] = {reference, cpu};
+	for (int64_t r = 1; r <= 5; r += 2) {
+		struct tensor y[2];
+		for (int i = 0; i < 2; i++)
+			op_pixel_shuffle(b[i], y[i] = room(b[i], 8 * r * r * r, 5, 2),
+				place_noise(b[i], r * r * r, 40, 1, 1), r);
+		expect_close(y[1], y[0], 0, "pixel_shuffle");
+	}
+}
+
+Test(kernels, pixel_shuffle)
+{
+	for_each_cpu(check_pixel_shuffle);
+}
