@@ -1,0 +1,31 @@
+/* fuzz_fs_sniff.c - any bytes under an image's name, another's and none: an answer, the same under every name that lets
+ * the bytes decide, and a whole image within the limits. */
+#include "sniff.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static int fd = -1;
+	struct sniff_image image = {0};
+	struct error err = {0};
+	if (fd < 0)
+		fd = memfd_create("sniff", MFD_CLOEXEC);
+	if (ftruncate(fd, 0) != 0 || pwrite(fd, data, size, 0) != (ssize_t)size)
+		return -1;
+	enum sniff_verdict named = sniff_file(fd, "a.png", &image, &err), other = sniff_file(fd, "a", NULL, NULL);
+	if ((named == SNIFF_WHOLE) != (other == SNIFF_WHOLE) || named == SNIFF_IO_ERROR ||
+		(size && named == SNIFF_IGNORED))
+		abort();
+	if (named == SNIFF_WHOLE &&
+		(!image.width || !image.height || (uint64_t)image.width * image.height > SNIFF_MAX_PIXELS))
+		abort();
+	if ((named == SNIFF_TRUNCATED || named == SNIFF_REFUSED) && (!err.text[0] || strchr(err.text, '\n')))
+		abort();
+	return 0;
+}
