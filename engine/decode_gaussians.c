@@ -57,19 +57,20 @@ static void unpack_voxel(
 	const struct model_config *c = d->config;
 	int64_t k = c->num_gaussians, first = voxel * k;
 	const float *xyz = row, *color = row + 3 * k, *scaling = row + 6 * k, *rotation = row + 9 * k, *opacity = row + 13 * k;
-	float size = 1.0f / (float)c->resolution;
+	float size = 1.0f / (float)c->resolution, voxel_size = (float)c->voxel_size;
+	float lr_xyz = (float)c->lr_xyz, lr_color = (float)c->lr_features_dc, lr_scaling = (float)c->lr_scaling;
 
 	for (int64_t i = 0; i < 3 * k; i++) {
-		float offset = xyz[i] * c->lr_xyz + (d->perturbation ? d->perturbation[i] : 0);
+		float offset = xyz[i] * lr_xyz + (d->perturbation ? d->perturbation[i] : 0);
 		float centre = ((float)coords[3 * voxel + i % 3] + 0.5f) * size;
-		g->xyz[3 * first + i] = centre + tanhf(offset) * size * 0.5f * c->voxel_size;
-		g->features_dc[3 * first + i] = color[i] * c->lr_features_dc;
-		g->scaling[3 * first + i] = scaling[i] * c->lr_scaling;
+		g->xyz[3 * first + i] = centre + tanhf(offset) * size * 0.5f * voxel_size;
+		g->features_dc[3 * first + i] = color[i] * lr_color;
+		g->scaling[3 * first + i] = scaling[i] * lr_scaling;
 	}
 	for (int64_t i = 0; i < 4 * k; i++)
-		g->rotation[4 * first + i] = rotation[i] * c->lr_rotation;
+		g->rotation[4 * first + i] = rotation[i] * (float)c->lr_rotation;
 	for (int64_t i = 0; i < k; i++)
-		g->opacity[first + i] = opacity[i] * c->lr_opacity;
+		g->opacity[first + i] = opacity[i] * (float)c->lr_opacity;
 }
 
 static bool gaussians_init(struct gaussians *g, int64_t n, struct error *err)
@@ -129,9 +130,9 @@ static float softplus(float x)
 
 void gaussians_activate(struct gaussians *g, const struct model_config *c)
 {
-	float bias = c->scaling_softplus ? c->scaling_bias + logf(-expm1f(-c->scaling_bias)) : logf(c->scaling_bias);
-	float opacity_bias = logf(c->opacity_bias / (1 - c->opacity_bias));
-	float kernel = c->filter_kernel_size_3d;
+	float start = (float)c->scaling_bias, seen = (float)c->opacity_bias, kernel = (float)c->filter_kernel_size_3d;
+	float bias = c->scaling_softplus ? start + logf(-expm1f(-start)) : logf(start);
+	float opacity_bias = logf(seen / (1 - seen));
 
 	for (int64_t i = 0; i < 3 * g->n; i++) {
 		float s = c->scaling_softplus ? softplus(g->scaling[i] + bias) : expf(g->scaling[i] + bias);

@@ -114,9 +114,7 @@ struct image_encoder *image_encoder_create(struct run *run, const struct checkpo
 	const struct model_config *config = &c->config;
 	struct image_encoder *e = calloc(1, sizeof *e);
 	struct binder b = {.backend = run->b, .checkpoint = c, .err = err};
-	bool hub = c->tensors && !safetensors_find(c->tensors, huggingface.class_token)
-		   && safetensors_find(c->tensors, torch_hub.class_token);
-	const struct names *names = hub ? &torch_hub : &huggingface;
+	const struct names *names = c->hub_names ? &torch_hub : &huggingface;
 	int64_t channels = config->model_channels, grid = config->image_size / config->patch_size;
 
 	if (!e) {
@@ -300,7 +298,7 @@ static void encoder_block_forward(
 	struct tensor h = scratch_new(b, x.rows, c);
 	struct tensor wide = scratch_new(b, x.rows, block->fc1.weight->out);
 	struct tensor qkv = scratch_new(b, x.rows, 3 * c);
-	struct norm norm = {.eps = e->config->layer_norm_eps};
+	struct norm norm = {.eps = (float)e->config->layer_norm_eps};
 
 	norm.weight = block->norm1.weight;
 	norm.bias = block->norm1.bias;

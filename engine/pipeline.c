@@ -1,0 +1,568 @@
+/* pipeline.c - image in, mesh out: the stages in the order of the paper's figure.
+ * Implements the public interface (trellis.h) but for images and files.
+ * Source: trellis/pipelines/trellis_image_to_3d.py.
+ *
+ * A stage's weights are on the device while it runs; a model small enough to stay (RESIDENT_BYTES) stays. */
+#include "pipeline.h"
+
+#include "mesh.h"
+#include "model_tensors.h"
+#include "prepare_image.h"
+#include "rng.h"
+#include "stages.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RESIDENT_BYTES = 1 << 29, DEFAULT_MAX_VOXELS = 60000 };
+
+struct trellis {
+	struct model *model;
+	struct backend *backend;
+	bool resident;
+	struct image_encoder *encoder;
+	struct structure_flow *structure_flow;
+	struct structure_decoder *structure_decoder;
+	struct latent_flow *latent_flow;
+	struct mesh_decoder *mesh_decoder;
+	struct gaussian_decoder *gaussian_decoder;
+	struct pipeline_record *record;
+};
+
+struct trellis_params trellis_params_default(void)
+{
+	return (struct trellis_params){.seed = 42, .structure_guidance = -1, .latent_guidance = -1};
+}
+
+void trellis_latent_finish(struct trellis_latent *latent)
+{
+	free(latent->coords);
+	free(latent->feats);
+	*latent = (struct trellis_latent){0};
+}
+
+void pipeline_record_finish(struct pipeline_record *r)
+{
+	free(r->cond);
+	free(r->ss_noise);
+	free(r->z_s);
+	free(r->coords);
+	free(r->slat_noise);
+	free(r->slat);
+	surface_finish(&r->surface);
+	*r = (struct pipeline_record){0};
+}
+
+void trellis_record(struct trellis *t, struct pipeline_record *r)
+{
+	t->record = r;
+}
+
+struct backend *device_create(const char *name, int threads, struct error *err)
+{
+	if (!name || !strcmp(name, "auto") || !strcmp(name, "cpu"))
+		return backend_cpu_create(threads, err);
+	if (!strcmp(name, "reference"))
+		return backend_reference_create(err);
+	error_set(err, "device '%s' is unknown: auto and cpu are there", name);
+	return NULL;
+}
+
+/* Two sizes that must agree, named for the message. */
+static bool same(const struct checkpoint *a, const char *what_a, int64_t value_a, const struct checkpoint *b,
+	const char *what_b, int64_t value_b, struct error *err)
+{
+	return value_a == value_b
+	       || error_set(err, "%s and %s do not fit together: %s %" PRId64 ", %s %" PRId64, a->name, b->name, what_a,
+		       value_a, what_b, value_b);
+}
+
+bool pipeline_check(const struct model *m, struct error *err)
+{
+	const struct checkpoint *flow = m->roles[ROLE_STRUCTURE_FLOW], *occupancy = m->roles[ROLE_STRUCTURE_DECODER];
+	const struct checkpoint *latent = m->roles[ROLE_LATENT_FLOW], *encoder = m->roles[ROLE_ENCODER];
+	const struct checkpoint *decoders[2] = {m->roles[ROLE_MESH_DECODER], m->roles[ROLE_GAUSSIAN_DECODER]};
+	int side = flow->config.resolution << (occupancy->config.n_channels - 1);
+
+	if (!same(flow, "out_channels", flow->config.out_channels, occupancy, "latent_channels",
+		    occupancy->config.latent_channels, err)
+		|| !same(occupancy, "occupancy resolution", side, latent, "resolution", latent->config.resolution, err)
+		|| !same(occupancy, "out_channels", occupancy->config.out_channels, occupancy, "occupancy channels", 1, err)
+		|| !same(flow, "in_channels", flow->config.in_channels, flow, "out_channels", flow->config.out_channels, err)
+		|| !same(latent, "in_channels", latent->config.in_channels, latent, "out_channels",
+			latent->config.out_channels, err))
+		return false;
+	for (int i = 0; i < 2; i++)
+		if (decoders[i]
+			&& (!same(latent, "out_channels", latent->config.out_channels, decoders[i], "latent_channels",
+				    decoders[i]->config.latent_channels, err)
+				|| !same(latent, "resolution", latent->config.resolution, decoders[i], "resolution",
+					decoders[i]->config.resolution, err)))
+			return false;
+	if (encoder
+		&& (!same(encoder, "hidden_size", encoder->config.model_channels, flow, "cond_channels",
+			    flow->config.cond_channels, err)
+			|| !same(encoder, "hidden_size", encoder->config.model_channels, latent, "cond_channels",
+				latent->config.cond_channels, err)))
+		return false;
+	if (m->n_latent_norm != latent->config.out_channels)
+		return error_set(err, "pipeline.json: slat_normalization has %d channels, %s has %d", m->n_latent_norm,
+			latent->name, latent->config.out_channels);
+	return true;
+}
+
+static void note_fault(void *user, const struct checkpoint *c, const char *what)
+{
+	struct error *err = user;
+	(void)c;
+	if (!err->text[0])
+		error_set(err, "%s", what);
+}
+
+/* Every tensor of every role, and the bytes of weights in f32. */
+static bool check_tensors(const struct model *m, double *bytes, struct error *err)
+{
+	struct error fault = {0};
+
+	*bytes = 0;
+	for (int role = 0; role < ROLE_COUNT && !fault.text[0]; role++) {
+		const struct checkpoint *c = m->roles[role];
+		if (!c)
+			continue;
+		model_tensors_check(c, note_fault, &fault);
+		for (int i = 0; i < safetensors_count(c->tensors); i++)
+			*bytes += 4.0 * (double)safetensors_at(c->tensors, i)->count;
+	}
+	return !fault.text[0] || error_set(err, "%s", fault.text);
+}
+
+struct trellis *trellis_assemble(struct model *m, struct backend *b, struct error *err)
+{
+	struct trellis *t = calloc(1, sizeof *t);
+	double bytes = 0;
+
+	if (!t || !m || !b) {
+		if (m && b)
+			error_set(err, "out of memory");
+		free(t);
+		model_close(m);
+		backend_destroy(b);
+		return NULL;
+	}
+	t->model = m;
+	t->backend = b;
+	if (!pipeline_check(m, err) || !check_tensors(m, &bytes, err)) {
+		trellis_destroy(t);
+		return NULL;
+	}
+	t->resident = bytes <= RESIDENT_BYTES;
+	return t;
+}
+
+struct trellis *trellis_create(const struct trellis_options *options, struct error *err)
+{
+	struct model *m = model_open(options->model, err);
+	return trellis_assemble(m, m ? device_create(options->device, options->threads, err) : NULL, err);
+}
+
+static void release_stages(struct trellis *t)
+{
+	image_encoder_destroy(t->encoder);
+	structure_flow_destroy(t->structure_flow);
+	structure_decoder_destroy(t->structure_decoder);
+	latent_flow_destroy(t->latent_flow);
+	mesh_decoder_destroy(t->mesh_decoder);
+	gaussian_decoder_destroy(t->gaussian_decoder);
+	t->encoder = NULL;
+	t->structure_flow = NULL;
+	t->structure_decoder = NULL;
+	t->latent_flow = NULL;
+	t->mesh_decoder = NULL;
+	t->gaussian_decoder = NULL;
+}
+
+/* Between stages: a large model gives its memory back. */
+static void stage_done(struct trellis *t)
+{
+	if (t->resident)
+		return;
+	release_stages(t);
+	scratch_trim(t->backend);
+}
+
+void trellis_destroy(struct trellis *t)
+{
+	if (!t)
+		return;
+	release_stages(t);
+	backend_destroy(t->backend);
+	model_close(t->model);
+	free(t);
+}
+
+const char *trellis_model_name(const struct trellis *t)
+{
+	return t->model->name;
+}
+
+const char *trellis_model_note(const struct trellis *t)
+{
+	return t->model->note;
+}
+
+const char *trellis_device_name(const struct trellis *t)
+{
+	return t->backend->ops->name;
+}
+
+/* Settings of a sampler after the caller's wishes. */
+static struct sampler_config sampler(const struct sampler_config *from, int steps, float guidance)
+{
+	struct sampler_config s = *from;
+	if (steps > 0)
+		s.steps = steps;
+	if (guidance >= 0)
+		s.guidance = guidance;
+	return s;
+}
+
+/* What one job works with. */
+struct job {
+	struct run run;
+	const struct trellis_params *params;
+	struct sampler_config structure, latent;
+	int64_t tokens;
+};
+
+static bool params_check(const struct trellis_params *p, struct error *err)
+{
+	if (p->structure_steps < 0 || p->structure_steps > 1000 || p->latent_steps < 0 || p->latent_steps > 1000)
+		return error_set(err, "steps must be in 1..1000 (0: the model's default)");
+	if (!(p->structure_guidance < 1e4f && p->latent_guidance < 1e4f))
+		return error_set(err, "guidance must be a number below 10000");
+	if (!(p->simplify >= 0))
+		return error_set(err, "simplify must be 0 (keep all), a share in 0..1 or a number of triangles");
+	return true;
+}
+
+/* Floating-point operations of a job with n voxels, in all and up to the mesh decoder. */
+static double job_work(const struct trellis *t, const struct job *job, double n, double *before_decode)
+{
+	struct checkpoint *const *roles = t->model->roles;
+	double work = structure_decoder_work(roles[ROLE_STRUCTURE_DECODER], roles[ROLE_STRUCTURE_FLOW]->config.resolution);
+
+	if (roles[ROLE_ENCODER])
+		work += image_encoder_work(roles[ROLE_ENCODER]);
+	work += structure_flow_work(roles[ROLE_STRUCTURE_FLOW], &job->structure, job->tokens);
+	work += latent_flow_work(roles[ROLE_LATENT_FLOW], &job->latent, n, job->tokens);
+	if (before_decode)
+		*before_decode = work;
+	return work + (roles[ROLE_MESH_DECODER] ? mesh_decoder_work(roles[ROLE_MESH_DECODER], n) : 0);
+}
+
+static void job_init(struct trellis *t, struct job *job, const struct trellis_params *params, trellis_progress_fn progress,
+	void *user)
+{
+	const struct checkpoint *encoder = t->model->roles[ROLE_ENCODER];
+	double side = t->model->roles[ROLE_LATENT_FLOW]->config.resolution / 64.0;
+
+	run_init(&job->run, t->backend, progress, user);
+	job->params = params;
+	job->structure = sampler(&t->model->structure_sampler, params->structure_steps, params->structure_guidance);
+	job->latent = sampler(&t->model->latent_sampler, params->latent_steps, params->latent_guidance);
+	if (encoder)
+		job->tokens = image_encoder_tokens(encoder, encoder->config.image_size, encoder->config.image_size);
+	job->run.work_total = job_work(t, job, 6000 * side * side, NULL); /* until the structure is known */
+}
+
+/* image -> condition [tokens, C], in scratch. */
+static bool encode(struct trellis *t, struct job *job, const struct trellis_image *image, struct tensor *condition,
+	const char **cutout, struct error *err)
+{
+	const struct checkpoint *c = model_require(t->model, ROLE_ENCODER, err);
+	int size = c ? c->config.image_size : 0;
+	float *pixels;
+
+	if (!c)
+		return false;
+	run_stage(&job->run, TRELLIS_PREPARE, 0, 1);
+	if (!prepare_image(&pixels, NULL, image, size, cutout, err))
+		return false;
+	run_stage(&job->run, TRELLIS_ENCODE, 0, 1);
+	if (!t->encoder)
+		t->encoder = image_encoder_create(&job->run, c, err);
+	if (t->encoder) {
+		*condition = scratch_new_as(t->backend, DTYPE_F32, job->tokens, c->config.model_channels);
+		image_encoder_forward(&job->run, t->encoder, *condition, pixels, size, size);
+	}
+	free(pixels);
+	if (!t->encoder || !backend_finish(t->backend, err))
+		return false;
+	stage_done(t);
+	if (t->record) {
+		struct pipeline_record *r = t->record;
+		r->tokens = condition->rows;
+		r->cond_channels = condition->cols;
+		r->cond = malloc((size_t)(r->tokens * r->cond_channels) * sizeof *r->cond);
+		if (r->cond)
+			op_download(t->backend, r->cond, *condition);
+	}
+	return true;
+}
+
+/* [R^3, C] on the device to [C, R^3] on the host; malloc'd. */
+static float *download_transposed(struct backend *b, struct tensor x)
+{
+	float *rows = malloc((size_t)(x.rows * x.cols) * sizeof *rows), *out = malloc((size_t)(x.rows * x.cols) * sizeof *out);
+
+	if (rows && out) {
+		op_download(b, rows, x);
+		for (int64_t r = 0; r < x.rows; r++)
+			for (int64_t c = 0; c < x.cols; c++)
+				out[c * x.rows + r] = rows[r * x.cols + c];
+	}
+	free(rows);
+	return out;
+}
+
+/* condition -> occupancy latent z [R^3, channels], in scratch. */
+static bool sample_structure(
+	struct trellis *t, struct job *job, struct rng *rng, struct tensor condition, struct tensor *z, struct error *err)
+{
+	const struct checkpoint *c = t->model->roles[ROLE_STRUCTURE_FLOW];
+	int64_t r = c->config.resolution, voxels = r * r * r, channels = c->config.in_channels;
+	float *noise = malloc((size_t)(channels * voxels) * sizeof *noise);
+	bool ok;
+
+	run_stage(&job->run, TRELLIS_STRUCTURE, 0, job->structure.steps);
+	if (!noise)
+		return error_set(err, "out of memory for the structure's noise");
+	rng_normal(rng, noise, channels * voxels);
+	*z = scratch_new_as(t->backend, DTYPE_F32, voxels, c->config.out_channels);
+	if (!t->structure_flow)
+		t->structure_flow = structure_flow_create(&job->run, c, err);
+	ok = t->structure_flow
+	     && structure_flow_sample(&job->run, t->structure_flow, &job->structure, noise, condition, *z, err);
+	stage_done(t);
+	if (ok && t->record) {
+		t->record->structure_channels = channels;
+		t->record->resolution = r;
+		t->record->z_s = download_transposed(t->backend, *z);
+		t->record->ss_noise = noise;
+		noise = NULL;
+	}
+	free(noise);
+	return ok;
+}
+
+/* z -> coordinates of the voxels with a positive logit, lexicographic; malloc'd [n, 3]. */
+static bool decode_structure(
+	struct trellis *t, struct job *job, struct tensor z, int32_t **coords, int64_t *n, struct error *err)
+{
+	const struct checkpoint *c = t->model->roles[ROLE_STRUCTURE_DECODER];
+	int64_t r = t->model->roles[ROLE_STRUCTURE_FLOW]->config.resolution, side = r * structure_decoder_scale(c);
+	int64_t voxels = side * side * side, count = 0;
+	int64_t most = job->params->max_voxels > 0 ? job->params->max_voxels : DEFAULT_MAX_VOXELS;
+	float *logits = malloc((size_t)voxels * sizeof *logits);
+	bool ok;
+
+	run_stage(&job->run, TRELLIS_VOXELS, 0, 1);
+	if (!logits)
+		return error_set(err, "out of memory for %" PRId64 " occupancy logits", voxels);
+	if (!t->structure_decoder)
+		t->structure_decoder = structure_decoder_create(&job->run, c, err);
+	ok = t->structure_decoder != NULL;
+	if (ok) {
+		size_t mark = scratch_mark(t->backend);
+		struct tensor out = scratch_new_as(t->backend, DTYPE_F32, voxels, 1);
+		structure_decoder_forward(&job->run, t->structure_decoder, out, z, r);
+		op_download(t->backend, logits, out);
+		scratch_release(t->backend, mark);
+		ok = backend_finish(t->backend, err);
+	}
+	stage_done(t);
+	for (int64_t i = 0; ok && i < voxels; i++)
+		count += logits[i] > 0;
+	if (ok && count == 0)
+		ok = error_set(err, "the structure is empty: the model saw no object in this picture");
+	if (ok && count > most)
+		ok = error_set(err, "the structure has %" PRId64 " voxels, more than the limit of %" PRId64
+				    ": the picture shows no single object",
+			count, most);
+	*coords = ok ? malloc((size_t)count * 3 * sizeof **coords) : NULL;
+	if (ok && !*coords)
+		ok = error_set(err, "out of memory for %" PRId64 " voxels", count);
+	*n = 0;
+	for (int64_t i = 0; ok && i < voxels; i++)
+		if (logits[i] > 0) {
+			int32_t *at = *coords + 3 * (*n)++;
+			at[0] = (int32_t)(i / (side * side));
+			at[1] = (int32_t)(i / side % side);
+			at[2] = (int32_t)(i % side);
+		}
+	free(logits);
+	return ok;
+}
+
+static float *copy_floats(const float *from, int64_t n)
+{
+	float *to = malloc((size_t)n * sizeof *to + 1);
+	if (to)
+		memcpy(to, from, (size_t)n * sizeof *to);
+	return to;
+}
+
+/* Note voxels and noise, or (noise NULL) the finished latent. */
+static void record_latent(struct pipeline_record *r, const struct trellis_latent *l, bool is_noise)
+{
+	if (!r)
+		return;
+	if (!is_noise) {
+		r->slat = copy_floats(l->feats, l->n * l->channels);
+		return;
+	}
+	r->n = l->n;
+	r->latent_channels = l->channels;
+	r->slat_noise = copy_floats(l->feats, l->n * l->channels);
+	r->coords = calloc((size_t)l->n * 4 + 1, sizeof *r->coords);
+	for (int64_t i = 0; r->coords && i < 3 * l->n; i++)
+		r->coords[4 * (i / 3) + 1 + i % 3] = l->coords[i];
+}
+
+/* voxels -> structured latent, denormalised. latent->coords and n are set. */
+static bool sample_latent(struct trellis *t, struct job *job, struct rng *rng, struct tensor condition,
+	struct trellis_latent *latent, struct error *err)
+{
+	const struct checkpoint *c = t->model->roles[ROLE_LATENT_FLOW];
+	int64_t count = latent->n * c->config.in_channels;
+
+	job->run.work_total = job_work(t, job, (double)latent->n, NULL);
+	run_stage(&job->run, TRELLIS_LATENT, 0, job->latent.steps);
+	latent->channels = c->config.in_channels;
+	latent->resolution = c->config.resolution;
+	latent->feats = malloc((size_t)count * sizeof *latent->feats);
+	if (!latent->feats)
+		return error_set(err, "out of memory for the latent's noise");
+	rng_normal(rng, latent->feats, count);
+	record_latent(t->record, latent, true);
+	if (!t->latent_flow)
+		t->latent_flow = latent_flow_create(&job->run, c, err);
+	bool ok = t->latent_flow
+		  && latent_flow_sample(&job->run, t->latent_flow, &job->latent, latent->coords, latent->n, condition,
+			  latent->feats, err);
+	stage_done(t);
+	for (int64_t i = 0; ok && i < count; i++) {
+		int64_t channel = i % latent->channels;
+		latent->feats[i] = latent->feats[i] * t->model->latent_std[channel] + t->model->latent_mean[channel];
+	}
+	if (ok)
+		record_latent(t->record, latent, false);
+	return ok;
+}
+
+bool trellis_generate(struct trellis *t, const struct trellis_image *views, int n_views, const struct trellis_params *params,
+	trellis_progress_fn progress, void *user, struct trellis_latent *latent, struct error *err)
+{
+	struct trellis_latent result = {0};
+	struct tensor condition, z;
+	struct rng rng;
+	struct job job;
+	size_t mark = scratch_mark(t->backend);
+	bool ok;
+
+	if (n_views != 1)
+		return error_set(err, "one picture of an object is needed, %d were given", n_views);
+	if (!params_check(params, err))
+		return false;
+	if (t->record)
+		pipeline_record_finish(t->record);
+	job_init(t, &job, params, progress, user);
+	ok = encode(t, &job, views, &condition, &result.cutout, err);
+	rng_seed(&rng, params->seed); /* after the encoding, as the official pipeline does */
+	ok = ok && sample_structure(t, &job, &rng, condition, &z, err)
+	     && decode_structure(t, &job, z, &result.coords, &result.n, err)
+	     && sample_latent(t, &job, &rng, condition, &result, err);
+	scratch_release(t->backend, mark);
+	run_finish(&job.run);
+	if (ok)
+		*latent = result;
+	else
+		trellis_latent_finish(&result);
+	return ok;
+}
+
+static bool latent_check(const struct trellis *t, const struct trellis_latent *l, struct error *err)
+{
+	const struct checkpoint *c = t->model->roles[ROLE_LATENT_FLOW];
+
+	if (l->n <= 0 || l->channels != c->config.out_channels || l->resolution != c->config.resolution)
+		return error_set(err, "a latent of %" PRId64 " voxels, %d channels and resolution %d does not fit %s", l->n,
+			l->channels, l->resolution, t->model->name);
+	return true;
+}
+
+static bool decode_surface(
+	struct trellis *t, struct job *job, const struct trellis_latent *latent, struct surface *s, struct error *err)
+{
+	const struct checkpoint *c = model_require(t->model, ROLE_MESH_DECODER, err);
+
+	if (c && !t->mesh_decoder)
+		t->mesh_decoder = mesh_decoder_create(&job->run, c, err);
+	bool ok = t->mesh_decoder
+		  && mesh_decoder_forward(&job->run, t->mesh_decoder, latent->coords, latent->n, latent->feats, s, NULL, err);
+	stage_done(t);
+	return ok;
+}
+
+static bool decode_gaussians(
+	struct trellis *t, struct job *job, const struct trellis_latent *latent, struct trellis_mesh *mesh, struct error *err)
+{
+	const struct checkpoint *c = model_require(t->model, ROLE_GAUSSIAN_DECODER, err);
+	struct gaussians g;
+
+	if (c && !t->gaussian_decoder)
+		t->gaussian_decoder = gaussian_decoder_create(&job->run, c, err);
+	bool ok = t->gaussian_decoder
+		  && gaussian_decoder_forward(
+			  &job->run, t->gaussian_decoder, latent->coords, latent->n, latent->feats, &g, err);
+	stage_done(t);
+	if (!ok)
+		return false;
+	mesh->gaussians = gaussians_to_ply(&g, &c->config);
+	mesh->n_gaussians = g.n;
+	gaussians_finish(&g);
+	return mesh->gaussians || error_set(err, "out of memory for the Gaussians");
+}
+
+bool trellis_decode(struct trellis *t, const struct trellis_latent *latent, const struct trellis_params *params,
+	trellis_progress_fn progress, void *user, struct trellis_mesh *mesh, struct error *err)
+{
+	struct trellis_mesh result = {0};
+	struct surface s = {0};
+	struct job job;
+	bool ok;
+
+	if (!params_check(params, err) || !latent_check(t, latent, err))
+		return false;
+	job_init(t, &job, params, progress, user);
+	job.run.work_total = job_work(t, &job, (double)latent->n, &job.run.work_done);
+	ok = decode_surface(t, &job, latent, &s, err) && mesh_from_surface(&result, &s, params, err)
+	     && (!params->want_gaussians || decode_gaussians(t, &job, latent, &result, err));
+	run_finish(&job.run);
+	if (ok && t->record) {
+		surface_finish(&t->record->surface);
+		t->record->surface = s;
+	} else {
+		surface_finish(&s);
+	}
+	if (!ok) {
+		trellis_mesh_finish(&result);
+		return false;
+	}
+	snprintf(result.model, sizeof result.model, "%s", t->model->name);
+	snprintf(result.cutout, sizeof result.cutout, "%s", latent->cutout ? latent->cutout : "");
+	result.seed = params->seed;
+	*mesh = result;
+	return true;
+}

@@ -1,0 +1,34 @@
+/* pipeline.h - what the programs of this project see of struct trellis beyond the public interface. */
+#ifndef TRELLIS_PIPELINE_H
+#define TRELLIS_PIPELINE_H
+
+#include "model.h"
+#include "run.h"
+#include "trellis.h"
+
+/* The intermediates of a job in torch's layouts, all malloc'd. */
+struct pipeline_record {
+	float *cond;	   /* [tokens, channels] */
+	int64_t tokens, cond_channels;
+	float *ss_noise, *z_s; /* [structure_channels, resolution, resolution, resolution] */
+	int64_t structure_channels, resolution;
+	int32_t *coords;   /* [n, 4] batch, x, y, z */
+	float *slat_noise, *slat; /* [n, latent_channels] */
+	int64_t n, latent_channels;
+	struct surface surface; /* exactly as extracted */
+};
+
+void pipeline_record_finish(struct pipeline_record *r);
+/* Fill *r in the next jobs (each replaces the last); NULL: stop. Borrowed. */
+void trellis_record(struct trellis *t, struct pipeline_record *r);
+
+/* A backend by name: "auto", "cpu", or "reference" (the oracle). */
+struct backend *device_create(const char *name, int threads, struct error *err);
+
+/* Check that the roles fit together: channels, resolutions, latent sizes. */
+bool pipeline_check(const struct model *m, struct error *err);
+
+/* Takes the model and the backend, also on failure. */
+struct trellis *trellis_assemble(struct model *m, struct backend *b, struct error *err);
+
+#endif
