@@ -50,6 +50,17 @@ void gaussian_decoder_destroy(struct gaussian_decoder *d)
 	free(d);
 }
 
+static void tap_perturbation(struct run *run, const struct gaussian_decoder *d)
+{
+	size_t mark = scratch_mark(run->b);
+	if (tapping(run) && d->perturbation) {
+		struct tensor t = scratch_new_as(run->b, DTYPE_F32, d->config->num_gaussians, 3);
+		op_upload(run->b, t, d->perturbation);
+		tap(run, t, "offset_perturbation");
+	}
+	scratch_release(run->b, mark);
+}
+
 /* Raw network rows [n, 14 K] of one voxel to its K Gaussians. */
 static void unpack_voxel(
 	const struct gaussian_decoder *d, struct gaussians *g, int64_t voxel, const int32_t *coords, const float *row)
@@ -105,6 +116,7 @@ bool gaussian_decoder_forward(struct run *run, const struct gaussian_decoder *d,
 	struct gaussians result = {0};
 	bool ok = rows || error_set(err, "out of memory");
 
+	tap_perturbation(run, d);
 	ok = ok && latent_transformer_forward(run, &d->transformer, coords, n, latent, h, err);
 	if (ok) {
 		layer_norm(run, h, h, 1e-5f);

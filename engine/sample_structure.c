@@ -193,6 +193,12 @@ bool structure_flow_forward(struct run *run, struct structure_flow *f, const flo
 	return ok && backend_finish(run->b, err);
 }
 
+void structure_flow_volume(const struct model_config *c, float *volume, const float *tokens)
+{
+	int64_t voxels = (int64_t)c->resolution * c->resolution * c->resolution;
+	patches(volume, (float *)tokens, c->in_channels, c->resolution, c->patch_size, voxels, 1, false);
+}
+
 double structure_flow_work(const struct checkpoint *c, const struct sampler_config *s, int64_t tokens)
 {
 	struct flow_trunk trunk = {.config = &c->config};

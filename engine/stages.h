@@ -26,9 +26,12 @@ double structure_flow_work(const struct checkpoint *c, const struct sampler_conf
 /* noise [channels, R, R, R] (torch's order) -> z [R^3, channels] f32, sampled under condition [tokens, cond_channels]. */
 bool structure_flow_sample(struct run *run, struct structure_flow *f, const struct sampler_config *s, const float *noise,
 	struct tensor condition, struct tensor z, struct error *err);
-/* One evaluation, for checks: x and v [channels, R, R, R] on the host, t as the model receives it. */
+/* One evaluation, for checks: x and v [channels, R, R, R] on the host, t as the model receives it. condition none: zero. */
 bool structure_flow_forward(struct run *run, struct structure_flow *f, const float *x, float t, struct tensor condition,
 	float *v, struct error *err);
+
+/* Tokens in patch order [(R / p)^3, channels p^3] to a volume [channels, R, R, R]. */
+void structure_flow_volume(const struct model_config *c, float *volume, const float *tokens);
 
 /* decode_structure.c: latent to occupancy. */
 struct structure_decoder;

@@ -1,7 +1,7 @@
 /* test_rng.c - the generator against SHA-256 sums of torch's own draws. */
 #include "rng.h"
 
-#include "sha256.h"
+#include "cli/sha256.h"
 
 #include <criterion/criterion.h>
 #include <jansson.h>

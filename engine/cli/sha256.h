@@ -1,6 +1,6 @@
 /* sha256.h - SHA-256 of a buffer as hexadecimal text, for comparing large outputs with stored sums (FIPS 180-4). */
-#ifndef TESTS_SHA256_H
-#define TESTS_SHA256_H
+#ifndef TRELLIS_SHA256_H
+#define TRELLIS_SHA256_H
 
 #include <math.h>
 #include <stdint.h>

@@ -1,0 +1,478 @@
+/* check_modules.c - `trellis check`: one network at a time, with its intermediates, and the samplers. */
+#include "check_cases.h"
+#include "flow.h"
+#include "stages.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What a module's case has at hand. */
+struct module_case {
+	struct check *k;
+	const struct checkpoint *checkpoint;
+	const char *base; /* DIRECTORY/NAME */
+	struct safetensors *io;
+	struct golden golden;
+	struct run run;
+};
+
+/* coords [n, 4] of the file without the batch column; malloc'd. */
+static int32_t *input_coords(const struct module_case *m, int64_t *n, struct error *err)
+{
+	const struct st_tensor *t = safetensors_find(m->io, "in.coords");
+	int32_t *four, *three;
+
+	if (!t || t->ndim != 2 || t->dim[1] != 4) {
+		error_set(err, "%s: in.coords [n, 4] is missing", safetensors_path(m->io));
+		return NULL;
+	}
+	*n = t->dim[0];
+	four = malloc((size_t)t->count * sizeof *four + 1);
+	three = malloc((size_t)*n * 3 * sizeof *three + 1);
+	if (four && three) {
+		st_read_i32(four, t);
+		for (int64_t i = 0; i < 3 * *n; i++)
+			three[i] = four[i / 3 * 4 + 1 + i % 3];
+	}
+	free(four);
+	return three;
+}
+
+/* in.cond [1, tokens, channels] on the device, in scratch. */
+static struct tensor input_condition(struct module_case *m, struct error *err)
+{
+	const struct st_tensor *t;
+	float *host = check_input(m->io, "in.cond", &t, err);
+	struct tensor x = TENSOR_NONE;
+
+	if (host && t->ndim == 3) {
+		x = scratch_new_as(m->run.b, DTYPE_F32, t->dim[1], t->dim[2]);
+		op_upload(m->run.b, x, host);
+	}
+	free(host);
+	return x;
+}
+
+static bool run_structure_flow(struct module_case *m, struct error *err)
+{
+	const struct model_config *c = &m->checkpoint->config;
+	const struct st_tensor *tx = NULL, *tt = NULL;
+	float *x = check_input(m->io, "in.x", &tx, err), *t = x ? check_input(m->io, "in.t", &tt, err) : NULL;
+	struct tensor condition = t ? input_condition(m, err) : TENSOR_NONE;
+	struct structure_flow *f = condition.data ? structure_flow_create(&m->run, m->checkpoint, err) : NULL;
+	int64_t count = (int64_t)c->out_channels * c->resolution * c->resolution * c->resolution;
+	float *v = malloc((size_t)count * sizeof *v);
+	bool ok = f && v && structure_flow_forward(&m->run, f, x, t[0], condition, v, err);
+
+	if (ok)
+		golden_flat(&m->golden, "out", v, count);
+	structure_flow_destroy(f);
+	free(v);
+	free(x);
+	free(t);
+	return ok;
+}
+
+static bool run_structure_decoder(struct module_case *m, struct error *err)
+{
+	const struct st_tensor *t = NULL;
+	float *z = check_input(m->io, "in.z", &t, err);
+	struct structure_decoder *d = z ? structure_decoder_create(&m->run, m->checkpoint, err) : NULL;
+	struct backend *b = m->run.b;
+	float *rows = NULL, *logits = NULL;
+	int32_t *coords = NULL;
+	int64_t n = 0;
+
+	if (d && t->ndim == 5) {
+		int64_t r = t->dim[2], voxels = r * r * r, side = r * structure_decoder_scale(m->checkpoint);
+		rows = malloc((size_t)t->count * sizeof *rows);
+		logits = malloc((size_t)(side * side * side) * sizeof *logits);
+		coords = malloc((size_t)(side * side * side) * 3 * sizeof *coords);
+		for (int64_t i = 0; rows && i < t->count; i++)
+			rows[i % voxels * t->dim[1] + i / voxels] = z[i];
+		struct tensor in = scratch_new_as(b, DTYPE_F32, voxels, t->dim[1]);
+		struct tensor out = scratch_new_as(b, DTYPE_F32, side * side * side, 1);
+		op_upload(b, in, rows);
+		structure_decoder_forward(&m->run, d, out, in, r);
+		op_download(b, logits, out);
+		for (int64_t i = 0; i < side * side * side; i++)
+			if (logits[i] > 0) {
+				coords[3 * n] = (int32_t)(i / (side * side));
+				coords[3 * n + 1] = (int32_t)(i / side % side);
+				coords[3 * n++ + 2] = (int32_t)(i % side);
+			}
+		golden_matrix(&m->golden, "logits", logits, side * side * side, 1);
+		golden_integers(&m->golden, "coords", coords, n, 3);
+	}
+	structure_decoder_destroy(d);
+	free(z);
+	free(rows);
+	free(logits);
+	free(coords);
+	return d != NULL;
+}
+
+static bool run_latent_flow(struct module_case *m, struct error *err)
+{
+	const struct st_tensor *tx = NULL, *tt = NULL;
+	int64_t n = 0, channels = m->checkpoint->config.out_channels;
+	int32_t *coords = input_coords(m, &n, err);
+	float *x = coords ? check_input(m->io, "in.feats", &tx, err) : NULL;
+	float *t = x ? check_input(m->io, "in.t", &tt, err) : NULL, *v = malloc((size_t)(n * channels) * sizeof *v + 1);
+	struct tensor condition = t ? input_condition(m, err) : TENSOR_NONE;
+	struct latent_flow *f = condition.data ? latent_flow_create(&m->run, m->checkpoint, err) : NULL;
+	bool ok = f && v && latent_flow_forward(&m->run, f, coords, n, x, t[0], condition, v, err);
+
+	if (ok)
+		golden_matrix(&m->golden, "out", v, n, channels);
+	latent_flow_destroy(f);
+	free(coords);
+	free(x);
+	free(t);
+	free(v);
+	return ok;
+}
+
+void check_surface(struct golden *g, const struct surface *s)
+{
+	golden_matrix(g, "vertices", s->vertices, s->n_vertices, 3);
+	golden_integers(g, "faces", s->faces, s->n_faces, 3);
+	if (s->attrs)
+		golden_matrix(g, "vertex_attrs", s->attrs, s->n_vertices, 6);
+}
+
+/* NAME.mesh.safetensors, when it is there. */
+static bool compare_mesh(struct module_case *m, const struct surface *s, struct error *err)
+{
+	char path[4096], label[200];
+	struct golden g;
+
+	snprintf(path, sizeof path, "%s.mesh.safetensors", m->base);
+	if (!path_exists("%s", path))
+		return true;
+	struct safetensors *f = safetensors_open(path, err);
+	if (!f)
+		return false;
+	snprintf(label, sizeof label, "%s.mesh", m->golden.label);
+	if (golden_open(&g, m->k->c, f, label, "", "", err)) {
+		check_surface(&g, s);
+		golden_close(&g);
+	}
+	safetensors_close(f);
+	return true;
+}
+
+static bool run_mesh_decoder(struct module_case *m, struct error *err)
+{
+	const struct st_tensor *t = NULL;
+	int64_t n = 0, width = m->checkpoint->config.use_color ? 101 : 53;
+	int32_t *coords = input_coords(m, &n, err);
+	float *feats = coords ? check_input(m->io, "in.feats", &t, err) : NULL;
+	float *features = malloc((size_t)(64 * n * width) * sizeof *features + 1);
+	struct mesh_decoder *d = feats ? mesh_decoder_create(&m->run, m->checkpoint, err) : NULL;
+	struct surface s = {0};
+	bool ok = d && features && mesh_decoder_forward(&m->run, d, coords, n, feats, &s, features, err);
+
+	if (ok) {
+		golden_matrix(&m->golden, "feats", features, 64 * n, width);
+		ok = compare_mesh(m, &s, err);
+	}
+	surface_finish(&s);
+	mesh_decoder_destroy(d);
+	free(features);
+	free(feats);
+	free(coords);
+	return ok;
+}
+
+static void compare_gaussians(struct module_case *m, struct gaussians *g)
+{
+	const struct model_config *c = &m->checkpoint->config;
+	char path[4096];
+	float *ply;
+
+	golden_matrix(&m->golden, "_xyz", g->xyz, g->n, 3);
+	golden_matrix(&m->golden, "_features_dc", g->features_dc, g->n, 3);
+	golden_matrix(&m->golden, "_scaling", g->scaling, g->n, 3);
+	golden_matrix(&m->golden, "_rotation", g->rotation, g->n, 4);
+	golden_matrix(&m->golden, "_opacity", g->opacity, g->n, 1);
+	snprintf(path, sizeof path, "%s.ply", m->base);
+	ply = gaussians_to_ply(g, c);
+	if (ply && path_exists("%s", path))
+		check_ply(m->k, path, m->golden.label, ply, g->n);
+	free(ply);
+	gaussians_activate(g, c);
+	golden_matrix(&m->golden, "get_xyz", g->xyz, g->n, 3);
+	golden_matrix(&m->golden, "get_scaling", g->scaling, g->n, 3);
+	golden_matrix(&m->golden, "get_rotation", g->rotation, g->n, 4);
+	golden_matrix(&m->golden, "get_opacity", g->opacity, g->n, 1);
+}
+
+static bool run_gaussian_decoder(struct module_case *m, struct error *err)
+{
+	const struct st_tensor *t = NULL;
+	int64_t n = 0;
+	int32_t *coords = input_coords(m, &n, err);
+	float *feats = coords ? check_input(m->io, "in.feats", &t, err) : NULL;
+	struct gaussian_decoder *d = feats ? gaussian_decoder_create(&m->run, m->checkpoint, err) : NULL;
+	struct gaussians g = {0};
+	bool ok = d && gaussian_decoder_forward(&m->run, d, coords, n, feats, &g, err);
+
+	if (ok)
+		compare_gaussians(m, &g);
+	gaussians_finish(&g);
+	gaussian_decoder_destroy(d);
+	free(feats);
+	free(coords);
+	return ok;
+}
+
+static bool run_module(struct module_case *m, struct error *err)
+{
+	switch (m->checkpoint->role) {
+	case ROLE_STRUCTURE_FLOW:
+		return run_structure_flow(m, err);
+	case ROLE_STRUCTURE_DECODER:
+		return run_structure_decoder(m, err);
+	case ROLE_LATENT_FLOW:
+		return run_latent_flow(m, err);
+	case ROLE_MESH_DECODER:
+		return run_mesh_decoder(m, err);
+	case ROLE_GAUSSIAN_DECODER:
+		return run_gaussian_decoder(m, err);
+	default:
+		return error_set(err, "class %s has no case", m->checkpoint->class_name);
+	}
+}
+
+static void check_module(struct check *k, const char *directory, const char *name)
+{
+	char base[2048], path[4096];
+	struct checkpoint checkpoint = {0};
+	struct module_case m = {.k = k, .checkpoint = &checkpoint, .base = base};
+	struct error err = {0};
+
+	snprintf(base, sizeof base, "%s/%s", directory, name);
+	snprintf(path, sizeof path, "%s.io.safetensors", base);
+	if (!path_exists("%s", path))
+		return;
+	char label[160];
+	check_label(k, label, sizeof label, path);
+	m.io = safetensors_open(path, &err);
+	snprintf(path, sizeof path, "%s/ckpts/%s", directory, name);
+	if (m.io && checkpoint_open(&checkpoint, path, &err) && golden_open(&m.golden, k->c, m.io, label, "", "", &err)) {
+		struct tap_sink taps = golden_taps(&m.golden);
+		size_t mark = scratch_mark(k->b);
+		run_init(&m.run, k->b, NULL, NULL);
+		m.run.taps = &taps;
+		bool ok = run_module(&m, &err);
+		ok = backend_finish(k->b, ok ? &err : NULL) && ok;
+		if (!ok)
+			compare_error(k->c, label, err.text);
+		run_finish(&m.run);
+		scratch_release(k->b, mark);
+		golden_close(&m.golden);
+	} else {
+		compare_error(k->c, label, err.text);
+	}
+	checkpoint_finish(&checkpoint);
+	safetensors_close(m.io);
+}
+
+/* Collects the sampler's states as volumes. */
+struct states {
+	const struct model_config *config;
+	float *x, *x_0; /* [steps, C, R, R, R], [C, R, R, R] */
+	int steps, taken;
+	int64_t count;
+};
+
+static void take_state(void *user, struct backend *b, const char *name, struct tensor x)
+{
+	struct states *s = user;
+	float *tokens;
+
+	if (strcmp(name, "x_t") && strcmp(name, "x_0_last"))
+		return;
+	tokens = malloc((size_t)s->count * sizeof *tokens);
+	if (!tokens || x.rows * x.cols != s->count || s->taken >= s->steps)
+		backend_fail(b, "the sampler's states do not fit");
+	op_download(b, tokens, x);
+	if (backend_ok(b))
+		structure_flow_volume(s->config, strcmp(name, "x_t") ? s->x_0 : s->x + s->count * s->taken++, tokens);
+	free(tokens);
+}
+
+static void take_nothing(void *user, const char *name, const int32_t *values, int64_t rows, int64_t cols)
+{
+	(void)user, (void)name, (void)values, (void)rows, (void)cols;
+}
+
+/* One run: param.X = steps, rescale_t, strength, lo, hi. */
+static bool run_sampler(struct check *k, struct safetensors *io, const struct checkpoint *checkpoint, const char *label,
+	const char *name, const double p[5], struct error *err)
+{
+	const struct model_config *c = &checkpoint->config;
+	struct sampler_config sampler = {.steps = (int)p[0], .rescale_t = p[1], .guidance = p[2], .interval = {p[3], p[4]},
+		.guided = true, .sigma_min = 1e-5};
+	struct states s = {.config = c, .steps = sampler.steps};
+	struct tap_sink taps = {.tensor = take_state, .integers = take_nothing, .user = &s};
+	const struct st_tensor *tn = NULL, *tc = NULL;
+	float *noise = check_input(io, "in.noise", &tn, err), *cond = noise ? check_input(io, "in.cond", &tc, err) : NULL;
+	char infix[32];
+	struct golden g;
+	struct run run;
+	bool ok = cond && tn->count > 0 && s.steps > 0;
+	size_t mark = scratch_mark(k->b);
+
+	snprintf(infix, sizeof infix, "%s.", name);
+	if (!golden_open(&g, k->c, io, label, "", infix, err)) {
+		free(noise);
+		free(cond);
+		return false;
+	}
+	run_init(&run, k->b, NULL, NULL);
+	struct structure_flow *f = ok ? structure_flow_create(&run, checkpoint, err) : NULL;
+	run.taps = &taps;
+	if (f) {
+		s.count = tn->count;
+		s.x = malloc((size_t)(s.count * s.steps) * sizeof *s.x);
+		s.x_0 = malloc((size_t)s.count * sizeof *s.x_0);
+		struct tensor condition = scratch_new_as(k->b, DTYPE_F32, tc->dim[1], tc->dim[2]);
+		struct tensor z = scratch_new_as(k->b, DTYPE_F32, tn->count / c->in_channels, c->in_channels);
+		op_upload(k->b, condition, cond);
+		ok = s.x && s.x_0 && structure_flow_sample(&run, f, &sampler, noise, condition, z, err);
+		if (ok) {
+			golden_flat(&g, "x_t", s.x, s.count * s.steps);
+			golden_flat(&g, "x_0_last", s.x_0, s.count);
+		}
+	}
+	run_finish(&run);
+	scratch_release(k->b, mark);
+	golden_close(&g);
+	structure_flow_destroy(f);
+	free(s.x);
+	free(s.x_0);
+	free(noise);
+	free(cond);
+	return f && ok;
+}
+
+/* t_seq.stepsS.rescaleR, t_model_f32..., cfg_on...: the schedule in doubles, exactly. */
+static void check_schedule(struct check *k, struct safetensors *io, const char *label)
+{
+	for (int i = 0; i < safetensors_count(io); i++) {
+		const struct st_tensor *t = safetensors_at(io, i);
+		struct sampler_config s = {.guidance = 1, .interval = {0.5, 1}, .guided = true};
+		char kind[32];
+		if (sscanf(t->name, "%31[a-z_0-9].steps%d.rescale%lf", kind, &s.steps, &s.rescale_t) != 3 || s.steps < 1
+			|| s.steps > 10000)
+			continue;
+		double *times = malloc(((size_t)s.steps + 1) * sizeof *times);
+		float *model = malloc(((size_t)s.steps + 1) * sizeof *model);
+		int32_t *guided = malloc(((size_t)s.steps + 1) * sizeof *guided);
+		if (!times || !model || !guided)
+			continue;
+		flow_times(times, s.steps, s.rescale_t);
+		for (int j = 0; j <= s.steps; j++) {
+			model[j] = (float)(1000 * times[j]);
+			guided[j] = flow_guided_at(&s, times[j]);
+		}
+		if (!strcmp(kind, "t_seq") && t->dtype == ST_F64 && t->count == s.steps + 1)
+			compare_bytes(k->c, label, t->name, times, t->data, t->count * 8);
+		else if (!strcmp(kind, "t_model_f32") && t->dtype == ST_F32 && t->count == s.steps + 1)
+			compare_bytes(k->c, label, t->name, model, t->data, t->count * 4);
+		else if (!strcmp(kind, "cfg_on") && t->dtype == ST_I32 && t->count == s.steps)
+			compare_bytes(k->c, label, t->name, guided, t->data, t->count * 4);
+		free(times);
+		free(model);
+		free(guided);
+	}
+}
+
+/* The structure flow whose sizes are those of the noise and the condition. */
+static bool open_sampled_flow(const char *directory, const struct safetensors *io, struct checkpoint *out, struct error *err)
+{
+	const struct st_tensor *noise = safetensors_find(io, "in.noise"), *cond = safetensors_find(io, "in.cond");
+	char path[4096];
+	struct dirent *entry;
+	DIR *dir;
+
+	snprintf(path, sizeof path, "%s/ckpts", directory);
+	dir = noise && cond && noise->ndim == 5 && cond->ndim == 3 ? opendir(path) : NULL;
+	while (dir && (entry = readdir(dir))) {
+		size_t length = strlen(entry->d_name);
+		char class_name[128];
+		if (length < 6 || strcmp(entry->d_name + length - 5, ".json"))
+			continue;
+		snprintf(path, sizeof path, "%s/ckpts/%s", directory, entry->d_name);
+		if (!checkpoint_read_class(class_name, sizeof class_name, path, NULL)
+			|| checkpoint_class_role(class_name) != ROLE_STRUCTURE_FLOW)
+			continue;
+		path[strlen(path) - 5] = '\0';
+		*out = (struct checkpoint){0};
+		if (checkpoint_open(out, path, NULL) && out->config.in_channels == noise->dim[1]
+			&& out->config.resolution == noise->dim[2] && out->config.cond_channels == cond->dim[2]) {
+			closedir(dir);
+			return true;
+		}
+		checkpoint_finish(out);
+	}
+	if (dir)
+		closedir(dir);
+	return error_set(err, "no structure flow in %s/ckpts fits in.noise and in.cond", directory);
+}
+
+static void check_sampler(struct check *k, const char *directory, const char *path)
+{
+	struct checkpoint checkpoint = {0};
+	struct error err = {0};
+	struct safetensors *io = safetensors_open(path, &err);
+	char label[160];
+
+	check_label(k, label, sizeof label, path);
+	if (!io || !open_sampled_flow(directory, io, &checkpoint, &err)) {
+		compare_error(k->c, label, err.text);
+		safetensors_close(io);
+		return;
+	}
+	check_schedule(k, io, label);
+	for (int i = 0; i < safetensors_count(io); i++) {
+		const struct st_tensor *t = safetensors_at(io, i);
+		double p[5];
+		if (strncmp(t->name, "param.", 6) || t->dtype != ST_F64 || t->count != 5)
+			continue;
+		memcpy(p, t->data, sizeof p);
+		if (!run_sampler(k, io, &checkpoint, label, t->name + 6, p, &err))
+			compare_error(k->c, label, err.text);
+	}
+	checkpoint_finish(&checkpoint);
+	safetensors_close(io);
+}
+
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+	return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+void check_modules(struct check *k, const char *directory)
+{
+	struct dirent **entries;
+	int n = scandir(directory, &entries, NULL, by_name);
+
+	for (int i = 0; i < n; i++) {
+		const char *name = entries[i]->d_name, *tail = strstr(name, ".io.safetensors");
+		char path[4096];
+		if (tail && !strncmp(name, "sampler", 7)) {
+			snprintf(path, sizeof path, "%s/%s", directory, name);
+			check_sampler(k, directory, path);
+		} else if (tail) {
+			snprintf(path, sizeof path, "%.*s", (int)(tail - name), name);
+			check_module(k, directory, path);
+		}
+		free(entries[i]);
+	}
+	if (n >= 0)
+		free(entries);
+}
