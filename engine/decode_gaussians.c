@@ -1,6 +1,6 @@
-/* decode_gaussians.c - the Gaussian decoder: structured latent to 3-D Gaussians, K a voxel, and the official .ply columns.
- * The other decoder beside decode_mesh.c; ply.c writes the file.
- * Source: trellis/models/structured_latent_vae/decoder_gs.py, trellis/representations/gaussian/gaussian_model.py. */
+/* decode_gaussians.c - the Gaussian decoder: structured latent to 3-D Gaussians, K a voxel, and the official .ply
+ * columns. The other decoder beside decode_mesh.c; ply.c writes the file. Source:
+ * trellis/models/structured_latent_vae/decoder_gs.py, trellis/representations/gaussian/gaussian_model.py. */
 #include "latent_transformer.h"
 #include "stages.h"
 
@@ -67,7 +67,8 @@ static void unpack_voxel(
 {
 	const struct model_config *c = d->config;
 	int64_t k = c->num_gaussians, first = voxel * k;
-	const float *xyz = row, *color = row + 3 * k, *scaling = row + 6 * k, *rotation = row + 9 * k, *opacity = row + 13 * k;
+	const float *xyz = row, *color = row + 3 * k, *scaling = row + 6 * k, *rotation = row + 9 * k,
+		    *opacity = row + 13 * k;
 	float size = 1.0f / (float)c->resolution, voxel_size = (float)c->voxel_size;
 	float lr_xyz = (float)c->lr_xyz, lr_color = (float)c->lr_features_dc, lr_scaling = (float)c->lr_scaling;
 

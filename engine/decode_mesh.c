@@ -196,7 +196,8 @@ bool mesh_decoder_forward(struct run *run, const struct mesh_decoder *d, const i
 		op_download(b, features, out);
 	if (ok) {
 		run_stage(run, TRELLIS_MESH, 0, 1);
-		op_extract(b, &s, out, fine_coords(run, coords, n), 4 * (int64_t)d->config->resolution, d->config->use_color);
+		op_extract(b, &s, out, fine_coords(run, coords, n), 4 * (int64_t)d->config->resolution,
+			d->config->use_color);
 	}
 	scratch_release(b, mark);
 	ok = ok ? backend_finish(b, err) : (backend_finish(b, NULL), false);

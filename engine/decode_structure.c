@@ -55,7 +55,8 @@ struct structure_decoder *structure_decoder_create(struct run *run, const struct
 	for (int level = 0; level < config->n_channels; level++) {
 		int64_t channels = config->channels[level];
 		for (int i = 0; i < config->num_res_blocks; i++)
-			bind_res_block3d(&b, &d->blocks[level * config->num_res_blocks + i], channels, "blocks", index++);
+			bind_res_block3d(
+				&b, &d->blocks[level * config->num_res_blocks + i], channels, "blocks", index++);
 		if (level + 1 < config->n_channels)
 			d->up[level] = bind_linear(
 				&b, WEIGHT_CONV3, 8 * config->channels[level + 1], channels, "blocks.%d.conv", index++);
@@ -80,7 +81,8 @@ void structure_decoder_destroy(struct structure_decoder *d)
 	free(d);
 }
 
-static void conv(struct run *run, struct tensor y, struct tensor x, const struct linear *l, int64_t r, struct tensor residual)
+static void conv(
+	struct run *run, struct tensor y, struct tensor x, const struct linear *l, int64_t r, struct tensor residual)
 {
 	op_conv3d(run->b, y, x, l->weight, r, &(struct epilogue){.bias = l->bias, .residual = residual});
 }
@@ -94,10 +96,12 @@ static void res_block3d_forward(struct run *run, const struct res_block3d *block
 	struct tensor g = scratch_new(b, x.rows, x.cols);
 
 	op_layer_norm(b, h, x,
-		&(struct norm){.eps = 1e-5f, .weight = block->norm1.weight, .bias = block->norm1.bias, .act = ACT_SILU});
+		&(struct norm){
+			.eps = 1e-5f, .weight = block->norm1.weight, .bias = block->norm1.bias, .act = ACT_SILU});
 	conv(run, g, h, &block->conv1, r, TENSOR_NONE);
 	op_layer_norm(b, g, g,
-		&(struct norm){.eps = 1e-5f, .weight = block->norm2.weight, .bias = block->norm2.bias, .act = ACT_SILU});
+		&(struct norm){
+			.eps = 1e-5f, .weight = block->norm2.weight, .bias = block->norm2.bias, .act = ACT_SILU});
 	conv(run, x, g, &block->conv2, r, x);
 	scratch_release(b, mark);
 	run_worked(run, 2 * 2 * 27.0 * (double)x.rows * (double)x.cols * (double)x.cols);

@@ -10,16 +10,16 @@
 
 struct encoder_block {
 	struct linear norm1, norm2;
-	struct linear qkv, out; /* [3 C, C], [C, C] */
-	struct linear fc1, fc2; /* [M, C], [C, M] */
+	struct linear qkv, out;	      /* [3 C, C], [C, C] */
+	struct linear fc1, fc2;	      /* [M, C], [C, M] */
 	struct tensor scale1, scale2; /* LayerScale, f32 [1, C] */
 };
 
 struct image_encoder {
 	struct weight_set set;
 	const struct model_config *config;
-	struct linear patches;	     /* [C, 3 p p] */
-	float *position;	     /* [1 + M * M, C] on the host: class, then the grid */
+	struct linear patches;		/* [C, 3 p p] */
+	float *position;		/* [1 + M * M, C] on the host: class, then the grid */
 	float *class_token, *registers; /* [C], [registers, C] */
 	struct encoder_block *blocks;
 };
@@ -100,7 +100,8 @@ static void bind_encoder_block(
 		}
 		block->qkv = bind_stacked(b, channels, channels, list, 3);
 	} else {
-		block->qkv = bind_linear(b, WEIGHT_LINEAR, 3 * channels, channels, "%s", numbered(names->qkv[0], i).text);
+		block->qkv =
+			bind_linear(b, WEIGHT_LINEAR, 3 * channels, channels, "%s", numbered(names->qkv[0], i).text);
 	}
 	block->out = bind_linear(b, WEIGHT_LINEAR, channels, channels, "%s", numbered(names->out, i).text);
 	block->fc1 = bind_linear(b, WEIGHT_LINEAR, c->mlp_channels, channels, "%s", numbered(names->fc1, i).text);
@@ -197,7 +198,8 @@ static bool interpolate_position(float *out, const float *grid, int side, int he
 			for (int64_t c = 0; c < channels; c++) {
 				double sum = 0;
 				for (int k = 0; k < count; k++)
-					sum += weights[k] * (double)grid[((int64_t)y * side + first + k) * channels + c];
+					sum += weights[k] *
+					       (double)grid[((int64_t)y * side + first + k) * channels + c];
 				across[((int64_t)y * width + j) * channels + c] = sum;
 			}
 	}
@@ -208,7 +210,8 @@ static bool interpolate_position(float *out, const float *grid, int side, int he
 				sums[c] = 0;
 			for (int k = 0; k < count; k++)
 				for (int64_t c = 0; c < channels; c++)
-					sums[c] += weights[k] * across[((int64_t)(first + k) * width + x) * channels + c];
+					sums[c] +=
+						weights[k] * across[((int64_t)(first + k) * width + x) * channels + c];
 			for (int64_t c = 0; c < channels; c++)
 				out[((int64_t)i * width + x) * channels + c] = (float)sums[c];
 		}
@@ -257,7 +260,8 @@ static float *cut_patches(const float *pixels, int height, int width, int p)
 }
 
 /* [class + position, registers, patches + position] */
-static void embed(struct run *run, const struct image_encoder *e, struct tensor x, const float *pixels, int height, int width)
+static void embed(
+	struct run *run, const struct image_encoder *e, struct tensor x, const float *pixels, int height, int width)
 {
 	struct backend *b = run->b;
 	int p = e->config->patch_size, registers = e->config->num_registers;
@@ -315,8 +319,8 @@ static void encoder_block_forward(
 	scratch_release(b, mark);
 }
 
-void image_encoder_forward(
-	struct run *run, const struct image_encoder *e, struct tensor tokens, const float *pixels, int height, int width)
+void image_encoder_forward(struct run *run, const struct image_encoder *e, struct tensor tokens, const float *pixels,
+	int height, int width)
 {
 	struct backend *b = run->b;
 	const struct model_config *c = e->config;

@@ -1,6 +1,7 @@
 /* flow.c - integrate a flow from noise (t = 1) to data (t = 0) by Euler steps.
  * Used by sample_structure.c and sample_latent.c.
- * Source: TRELLIS (arXiv 2412.01506) sec. 3; trellis/pipelines/samplers/flow_euler.py. Semantics: MODEL.md "Sampler". */
+ * Source: TRELLIS (arXiv 2412.01506) sec. 3; trellis/pipelines/samplers/flow_euler.py. Semantics: MODEL.md "Sampler".
+ */
 #include "flow.h"
 
 #include <stdlib.h>
@@ -35,8 +36,8 @@ float *flow_model_times(const struct sampler_config *s)
 	return out;
 }
 
-void flow_sample(struct run *run, const struct sampler_config *s, struct tensor x, flow_velocity_fn velocity, void *flow,
-	enum trellis_stage stage)
+void flow_sample(struct run *run, const struct sampler_config *s, struct tensor x, flow_velocity_fn velocity,
+	void *flow, enum trellis_stage stage)
 {
 	struct backend *b = run->b;
 	size_t mark = scratch_mark(b);

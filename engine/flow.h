@@ -16,8 +16,9 @@ float *flow_model_times(const struct sampler_config *s);
 typedef void (*flow_velocity_fn)(
 	struct run *run, void *flow, struct tensor v, struct tensor v_free, struct tensor x, int step);
 
-/* Integrate x [n, c] f32 in place. Taps: "x_t" after each step, "x_0_last" before the last. Errors latch in the backend. */
-void flow_sample(struct run *run, const struct sampler_config *s, struct tensor x, flow_velocity_fn velocity, void *flow,
-	enum trellis_stage stage);
+/* Integrate x [n, c] f32 in place. Taps: "x_t" after each step, "x_0_last" before the last. Errors latch in the
+ * backend. */
+void flow_sample(struct run *run, const struct sampler_config *s, struct tensor x, flow_velocity_fn velocity,
+	void *flow, enum trellis_stage stage);
 
 #endif

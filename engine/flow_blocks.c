@@ -31,7 +31,8 @@ static void bind_block(struct binder *b, struct flow_block *block, const struct 
 	bind_self_attention(b, &block->self, channels, c->num_heads, c->qk_rms_norm, prefix);
 	block->norm2 = bind_norm(b, channels, "blocks.%d.norm2", index);
 	block->to_q = bind_linear(b, WEIGHT_LINEAR, channels, channels, "blocks.%d.cross_attn.to_q", index);
-	block->to_kv = bind_linear(b, WEIGHT_LINEAR, 2 * channels, c->cond_channels, "blocks.%d.cross_attn.to_kv", index);
+	block->to_kv =
+		bind_linear(b, WEIGHT_LINEAR, 2 * channels, c->cond_channels, "blocks.%d.cross_attn.to_kv", index);
 	if (c->qk_rms_norm_cross) {
 		block->q_gamma = bind_vector(b, 2, gamma, "blocks.%d.cross_attn.q_rms_norm.gamma", index);
 		block->k_gamma = bind_vector(b, 2, gamma, "blocks.%d.cross_attn.k_rms_norm.gamma", index);
@@ -88,8 +89,8 @@ void flow_trunk_finish(struct flow_trunk *f)
 	f->blocks = NULL;
 }
 
-bool flow_modulate_one(struct run *run, const struct flow_trunk *f, struct tensor t_emb, int64_t width, const char *name,
-	struct tensor *out, struct error *err)
+bool flow_modulate_one(struct run *run, const struct flow_trunk *f, struct tensor t_emb, int64_t width,
+	const char *name, struct tensor *out, struct error *err)
 {
 	struct weight_set set;
 	struct binder b = {.backend = run->b, .checkpoint = f->checkpoint, .set = &set, .err = err};
@@ -149,8 +150,8 @@ bool flow_modulate(struct run *run, const struct flow_trunk *f, const float *t, 
 			continue;
 		}
 		snprintf(name, sizeof name, "blocks.%d.adaLN_modulation.1", i);
-		if (!flow_modulate_one(run, f, m->t_emb, 6 * c->model_channels, c->share_mod ? "adaLN_modulation.1" : name,
-			    &m->block[i], err))
+		if (!flow_modulate_one(run, f, m->t_emb, 6 * c->model_channels,
+			    c->share_mod ? "adaLN_modulation.1" : name, &m->block[i], err))
 			return false;
 	}
 	if (c->num_blocks)
@@ -177,7 +178,8 @@ bool flow_context_init(
 		c->kv[i] = scratch_new(run->b, condition.rows, 2 * channels);
 		linear_forward(run, c->kv[i], condition, &block->to_kv);
 		if (block->k_gamma)
-			op_rms_norm_heads(run->b, tensor_columns(c->kv[i], 0, channels), block->k_gamma, f->config->num_heads);
+			op_rms_norm_heads(
+				run->b, tensor_columns(c->kv[i], 0, channels), block->k_gamma, f->config->num_heads);
 	}
 	return true;
 }
@@ -195,8 +197,8 @@ static void modulated_norm(struct run *run, struct tensor h, struct tensor x, st
 }
 
 /* x += crossattn(LN_affine(x), condition); no gate. kv none: the zero condition. */
-static void cross_attention(
-	struct run *run, const struct flow_block *block, struct tensor x, struct tensor h, struct tensor kv, const char *name)
+static void cross_attention(struct run *run, const struct flow_block *block, struct tensor x, struct tensor h,
+	struct tensor kv, const char *name)
 {
 	struct backend *b = run->b;
 	int64_t channels = x.cols;
@@ -208,13 +210,12 @@ static void cross_attention(
 	size_t mark = scratch_mark(b);
 	struct tensor q = scratch_new(b, x.rows, channels);
 	struct tensor mixed = scratch_new(b, x.rows, channels);
-	op_layer_norm(b, h, x,
-		&(struct norm){.eps = 1e-6f, .weight = block->norm2.weight, .bias = block->norm2.bias});
+	op_layer_norm(b, h, x, &(struct norm){.eps = 1e-6f, .weight = block->norm2.weight, .bias = block->norm2.bias});
 	linear_forward(run, q, h, &block->to_q);
 	if (block->q_gamma)
 		op_rms_norm_heads(b, q, block->q_gamma, block->self.heads);
-	op_attention(b, mixed, q, tensor_columns(kv, 0, channels), tensor_columns(kv, channels, channels), block->self.heads,
-		NULL);
+	op_attention(b, mixed, q, tensor_columns(kv, 0, channels), tensor_columns(kv, channels, channels),
+		block->self.heads, NULL);
 	linear_into(run, x, mixed, &block->to_out, ACT_NONE, TENSOR_NONE, x, name);
 	scratch_release(b, mark);
 }
@@ -236,7 +237,7 @@ void flow_trunk_forward(struct run *run, const struct flow_trunk *f, struct tens
 		struct tensor mod = tensor_rows(m->block[i], step, 1);
 		struct tensor seen = i == 0 ? first : x; /* both halves are still equal in the first self-attention */
 		struct tensor h = tensor_rows(hidden, 0, seen.rows);
-#define CHUNK(k) tensor_columns(mod, (k) * c, c)
+#define CHUNK(k) tensor_columns(mod, (k)*c, c)
 		enum { SHIFT_A, SCALE_A, GATE_A, SHIFT_M, SCALE_M, GATE_M };
 		modulated_norm(run, h, seen, CHUNK(SHIFT_A), CHUNK(SCALE_A));
 		snprintf(name, sizeof name, "block%d_self_attn", i);
@@ -244,7 +245,8 @@ void flow_trunk_forward(struct run *run, const struct flow_trunk *f, struct tens
 		if (guided && i == 0)
 			copy_tensor(run, second, first);
 		snprintf(name, sizeof name, "block%d_cross_attn", i);
-		cross_attention(run, block, first, tensor_rows(hidden, 0, n), context ? context->kv[i] : TENSOR_NONE, name);
+		cross_attention(
+			run, block, first, tensor_rows(hidden, 0, n), context ? context->kv[i] : TENSOR_NONE, name);
 		if (guided)
 			cross_attention(run, block, second, TENSOR_NONE, TENSOR_NONE, NULL);
 		modulated_norm(run, hidden, x, CHUNK(SHIFT_M), CHUNK(SCALE_M));

@@ -8,9 +8,9 @@
 
 struct flow_block {
 	struct self_attention self;
-	struct linear norm2;		  /* affine, before cross-attention */
+	struct linear norm2;		   /* affine, before cross-attention */
 	struct linear to_q, to_kv, to_out; /* cross-attention: [C, C], [2 C, cond], [C, C] */
-	struct weight *q_gamma, *k_gamma; /* qk_rms_norm_cross */
+	struct weight *q_gamma, *k_gamma;  /* qk_rms_norm_cross */
 	struct mlp mlp;
 	struct tensor no_condition; /* f32 [1, C]: what cross-attention adds when the condition is all zeros */
 };
@@ -28,7 +28,7 @@ void flow_trunk_finish(struct flow_trunk *f);
 
 /* Modulations depend on t only: all steps at once, before sampling. Lives in scratch. */
 struct flow_modulation {
-	struct tensor t_emb; /* f32 [steps, C], after SiLU */
+	struct tensor t_emb;  /* f32 [steps, C], after SiLU */
 	struct tensor *block; /* f32 [steps, 6 C] for each block; with share_mod all the same */
 };
 
@@ -38,16 +38,16 @@ bool flow_modulate(struct run *run, const struct flow_trunk *f, const float *t, 
 	struct error *err);
 void flow_modulation_finish(struct flow_modulation *m);
 /* One more modulation: Linear(t_emb) of NAME [width, C], as [steps, width]. */
-bool flow_modulate_one(struct run *run, const struct flow_trunk *f, struct tensor t_emb, int64_t width, const char *name,
-	struct tensor *out, struct error *err);
+bool flow_modulate_one(struct run *run, const struct flow_trunk *f, struct tensor t_emb, int64_t width,
+	const char *name, struct tensor *out, struct error *err);
 
 /* Cross-attention's keys and values of a condition: the same in every step, once a job. Lives in scratch. */
 struct flow_context {
 	struct tensor *kv; /* [tokens, 2 C] for each block */
 };
 
-bool flow_context_init(
-	struct run *run, const struct flow_trunk *f, struct tensor condition, struct flow_context *c, struct error *err);
+bool flow_context_init(struct run *run, const struct flow_trunk *f, struct tensor condition, struct flow_context *c,
+	struct error *err);
 void flow_context_finish(struct flow_context *c);
 
 /* All blocks, in place on x [n, C]. context NULL: the condition is all zeros.

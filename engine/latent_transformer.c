@@ -54,8 +54,8 @@ static void block_forward(
 }
 
 /* h = input_layer(latent) + position embedding. */
-static bool embed(struct run *run, const struct latent_transformer *t, const int32_t *coords, int64_t n, const float *latent,
-	struct tensor h, struct error *err)
+static bool embed(struct run *run, const struct latent_transformer *t, const int32_t *coords, int64_t n,
+	const float *latent, struct tensor h, struct error *err)
 {
 	struct backend *b = run->b;
 	size_t mark = scratch_mark(b);

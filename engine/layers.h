@@ -15,21 +15,22 @@ void layer_norm(struct run *run, struct tensor y, struct tensor x, float eps);
 /* y = x, converting. */
 void copy_tensor(struct run *run, struct tensor y, struct tensor x);
 
-/* [n, channels] f32: for x, y, z the sines, then the cosines of p / 10000^(i / d), d = channels / 6; zeros up to channels.
- * coords [n, 3]. Source: AbsolutePositionEmbedder. malloc'd; NULL when out of memory. */
+/* [n, channels] f32: for x, y, z the sines, then the cosines of p / 10000^(i / d), d = channels / 6; zeros up to
+ * channels. coords [n, 3]. Source: AbsolutePositionEmbedder. malloc'd; NULL when out of memory. */
 float *position_embedding(const int32_t *coords, int64_t n, int64_t channels);
 
 /* Self-attention with an output projection: the tensors of to_qkv, q/k_rms_norm, to_out. */
 struct self_attention {
-	struct linear to_qkv;		   /* [3 C, C]: [3][head][d] */
+	struct linear to_qkv;		  /* [3 C, C]: [3][head][d] */
 	struct weight *q_gamma, *k_gamma; /* [heads, d], NULL without qk_rms_norm */
-	struct linear to_out;		   /* [C, C] */
+	struct linear to_out;		  /* [C, C] */
 	int heads;
 };
 
 void bind_self_attention(
 	struct binder *b, struct self_attention *a, int64_t channels, int heads, bool qk_rms_norm, const char *prefix);
-/* x = x + gate * out(attention(h)).  h is the normalised x; rows attend to the rows of their own of `parts` equal parts. */
+/* x = x + gate * out(attention(h)).  h is the normalised x; rows attend to the rows of their own of `parts` equal
+ * parts. */
 void self_attention_forward(struct run *run, struct tensor x, struct tensor h, const struct self_attention *a,
 	struct tensor gate, int64_t parts, const struct windows *windows, const char *name);
 

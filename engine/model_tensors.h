@@ -9,7 +9,8 @@
 typedef void (*model_tensor_fn)(void *user, const char *name, int ndim, const int64_t *dim, bool required);
 void model_tensors_list(const struct checkpoint *c, model_tensor_fn fn, void *user);
 
-/* How many trained numbers c->tensors holds: buffers that can be computed (pos_emb, offset_perturbation) do not count. */
+/* How many trained numbers c->tensors holds: buffers that can be computed (pos_emb, offset_perturbation) do not count.
+ */
 int64_t model_tensors_parameters(const struct checkpoint *c);
 
 /* Compare c->tensors with the list; tells every missing, misshapen and unexpected tensor, one line each. */

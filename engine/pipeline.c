@@ -73,9 +73,8 @@ struct backend *device_create(const char *name, int threads, struct error *err)
 static bool same(const struct checkpoint *a, const char *what_a, int64_t value_a, const struct checkpoint *b,
 	const char *what_b, int64_t value_b, struct error *err)
 {
-	return value_a == value_b
-	       || error_set(err, "%s and %s do not fit together: %s %" PRId64 ", %s %" PRId64, a->name, b->name, what_a,
-		       value_a, what_b, value_b);
+	return value_a == value_b || error_set(err, "%s and %s do not fit together: %s %" PRId64 ", %s %" PRId64,
+					     a->name, b->name, what_a, value_a, what_b, value_b);
 }
 
 bool pipeline_check(const struct model *m, struct error *err)
@@ -86,25 +85,25 @@ bool pipeline_check(const struct model *m, struct error *err)
 	int side = flow->config.resolution << (occupancy->config.n_channels - 1);
 
 	if (!same(flow, "out_channels", flow->config.out_channels, occupancy, "latent_channels",
-		    occupancy->config.latent_channels, err)
-		|| !same(occupancy, "occupancy resolution", side, latent, "resolution", latent->config.resolution, err)
-		|| !same(occupancy, "out_channels", occupancy->config.out_channels, occupancy, "occupancy channels", 1, err)
-		|| !same(flow, "in_channels", flow->config.in_channels, flow, "out_channels", flow->config.out_channels, err)
-		|| !same(latent, "in_channels", latent->config.in_channels, latent, "out_channels",
+		    occupancy->config.latent_channels, err) ||
+		!same(occupancy, "occupancy resolution", side, latent, "resolution", latent->config.resolution, err) ||
+		!same(occupancy, "out_channels", occupancy->config.out_channels, occupancy, "occupancy channels", 1,
+			err) ||
+		!same(flow, "in_channels", flow->config.in_channels, flow, "out_channels", flow->config.out_channels,
+			err) ||
+		!same(latent, "in_channels", latent->config.in_channels, latent, "out_channels",
 			latent->config.out_channels, err))
 		return false;
 	for (int i = 0; i < 2; i++)
-		if (decoders[i]
-			&& (!same(latent, "out_channels", latent->config.out_channels, decoders[i], "latent_channels",
-				    decoders[i]->config.latent_channels, err)
-				|| !same(latent, "resolution", latent->config.resolution, decoders[i], "resolution",
-					decoders[i]->config.resolution, err)))
+		if (decoders[i] && (!same(latent, "out_channels", latent->config.out_channels, decoders[i],
+					    "latent_channels", decoders[i]->config.latent_channels, err) ||
+					   !same(latent, "resolution", latent->config.resolution, decoders[i],
+						   "resolution", decoders[i]->config.resolution, err)))
 			return false;
-	if (encoder
-		&& (!same(encoder, "hidden_size", encoder->config.model_channels, flow, "cond_channels",
-			    flow->config.cond_channels, err)
-			|| !same(encoder, "hidden_size", encoder->config.model_channels, latent, "cond_channels",
-				latent->config.cond_channels, err)))
+	if (encoder && (!same(encoder, "hidden_size", encoder->config.model_channels, flow, "cond_channels",
+				flow->config.cond_channels, err) ||
+			       !same(encoder, "hidden_size", encoder->config.model_channels, latent, "cond_channels",
+				       latent->config.cond_channels, err)))
 		return false;
 	if (m->n_latent_norm != latent->config.out_channels)
 		return error_set(err, "pipeline.json: slat_normalization has %d channels, %s has %d", m->n_latent_norm,
@@ -250,7 +249,8 @@ static bool params_check(const struct trellis_params *p, struct error *err)
 static double job_work(const struct trellis *t, const struct job *job, double n, double *before_decode)
 {
 	struct checkpoint *const *roles = t->model->roles;
-	double work = structure_decoder_work(roles[ROLE_STRUCTURE_DECODER], roles[ROLE_STRUCTURE_FLOW]->config.resolution);
+	double work =
+		structure_decoder_work(roles[ROLE_STRUCTURE_DECODER], roles[ROLE_STRUCTURE_FLOW]->config.resolution);
 
 	if (roles[ROLE_ENCODER])
 		work += image_encoder_work(roles[ROLE_ENCODER]);
@@ -261,8 +261,8 @@ static double job_work(const struct trellis *t, const struct job *job, double n,
 	return work + (roles[ROLE_MESH_DECODER] ? mesh_decoder_work(roles[ROLE_MESH_DECODER], n) : 0);
 }
 
-static void job_init(struct trellis *t, struct job *job, const struct trellis_params *params, trellis_progress_fn progress,
-	void *user)
+static void job_init(struct trellis *t, struct job *job, const struct trellis_params *params,
+	trellis_progress_fn progress, void *user)
 {
 	const struct checkpoint *encoder = t->model->roles[ROLE_ENCODER];
 	double side = t->model->roles[ROLE_LATENT_FLOW]->config.resolution / 64.0;
@@ -314,7 +314,8 @@ static bool encode(struct trellis *t, struct job *job, const struct trellis_imag
 /* [R^3, C] on the device to [C, R^3] on the host; malloc'd. */
 static float *download_transposed(struct backend *b, struct tensor x)
 {
-	float *rows = malloc((size_t)(x.rows * x.cols) * sizeof *rows), *out = malloc((size_t)(x.rows * x.cols) * sizeof *out);
+	float *rows = malloc((size_t)(x.rows * x.cols) * sizeof *rows),
+	      *out = malloc((size_t)(x.rows * x.cols) * sizeof *out);
 
 	if (rows && out) {
 		op_download(b, rows, x);
@@ -327,8 +328,8 @@ static float *download_transposed(struct backend *b, struct tensor x)
 }
 
 /* condition -> occupancy latent z [R^3, channels], in scratch. */
-static bool sample_structure(
-	struct trellis *t, struct job *job, struct rng *rng, struct tensor condition, struct tensor *z, struct error *err)
+static bool sample_structure(struct trellis *t, struct job *job, struct rng *rng, struct tensor condition,
+	struct tensor *z, struct error *err)
 {
 	const struct checkpoint *c = t->model->roles[ROLE_STRUCTURE_FLOW];
 	int64_t r = c->config.resolution, voxels = r * r * r, channels = c->config.in_channels;
@@ -342,8 +343,8 @@ static bool sample_structure(
 	*z = scratch_new_as(t->backend, DTYPE_F32, voxels, c->config.out_channels);
 	if (!t->structure_flow)
 		t->structure_flow = structure_flow_create(&job->run, c, err);
-	ok = t->structure_flow
-	     && structure_flow_sample(&job->run, t->structure_flow, &job->structure, noise, condition, *z, err);
+	ok = t->structure_flow &&
+	     structure_flow_sample(&job->run, t->structure_flow, &job->structure, noise, condition, *z, err);
 	stage_done(t);
 	if (ok && t->record) {
 		t->record->structure_channels = channels;
@@ -387,8 +388,9 @@ static bool decode_structure(
 	if (ok && count == 0)
 		ok = error_set(err, "the structure is empty: the model saw no object in this picture");
 	if (ok && count > most)
-		ok = error_set(err, "the structure has %" PRId64 " voxels, more than the limit of %" PRId64
-				    ": the picture shows no single object",
+		ok = error_set(err,
+			"the structure has %" PRId64 " voxels, more than the limit of %" PRId64
+			": the picture shows no single object",
 			count, most);
 	*coords = ok ? malloc((size_t)count * 3 * sizeof **coords) : NULL;
 	if (ok && !*coords)
@@ -448,9 +450,8 @@ static bool sample_latent(struct trellis *t, struct job *job, struct rng *rng, s
 	record_latent(t->record, latent, true);
 	if (!t->latent_flow)
 		t->latent_flow = latent_flow_create(&job->run, c, err);
-	bool ok = t->latent_flow
-		  && latent_flow_sample(&job->run, t->latent_flow, &job->latent, latent->coords, latent->n, condition,
-			  latent->feats, err);
+	bool ok = t->latent_flow && latent_flow_sample(&job->run, t->latent_flow, &job->latent, latent->coords,
+					    latent->n, condition, latent->feats, err);
 	stage_done(t);
 	for (int64_t i = 0; ok && i < count; i++) {
 		int64_t channel = i % latent->channels;
@@ -461,8 +462,9 @@ static bool sample_latent(struct trellis *t, struct job *job, struct rng *rng, s
 	return ok;
 }
 
-bool trellis_generate(struct trellis *t, const struct trellis_image *views, int n_views, const struct trellis_params *params,
-	trellis_progress_fn progress, void *user, struct trellis_latent *latent, struct error *err)
+bool trellis_generate(struct trellis *t, const struct trellis_image *views, int n_views,
+	const struct trellis_params *params, trellis_progress_fn progress, void *user, struct trellis_latent *latent,
+	struct error *err)
 {
 	struct trellis_latent result = {0};
 	struct tensor condition, z;
@@ -480,9 +482,9 @@ bool trellis_generate(struct trellis *t, const struct trellis_image *views, int 
 	job_init(t, &job, params, progress, user);
 	ok = encode(t, &job, views, &condition, &result.cutout, err);
 	rng_seed(&rng, params->seed); /* after the encoding, as the official pipeline does */
-	ok = ok && sample_structure(t, &job, &rng, condition, &z, err)
-	     && decode_structure(t, &job, z, &result.coords, &result.n, err)
-	     && sample_latent(t, &job, &rng, condition, &result, err);
+	ok = ok && sample_structure(t, &job, &rng, condition, &z, err) &&
+	     decode_structure(t, &job, z, &result.coords, &result.n, err) &&
+	     sample_latent(t, &job, &rng, condition, &result, err);
 	scratch_release(t->backend, mark);
 	run_finish(&job.run);
 	if (ok)
@@ -497,8 +499,8 @@ static bool latent_check(const struct trellis *t, const struct trellis_latent *l
 	const struct checkpoint *c = t->model->roles[ROLE_LATENT_FLOW];
 
 	if (l->n <= 0 || l->channels != c->config.out_channels || l->resolution != c->config.resolution)
-		return error_set(err, "a latent of %" PRId64 " voxels, %d channels and resolution %d does not fit %s", l->n,
-			l->channels, l->resolution, t->model->name);
+		return error_set(err, "a latent of %" PRId64 " voxels, %d channels and resolution %d does not fit %s",
+			l->n, l->channels, l->resolution, t->model->name);
 	return true;
 }
 
@@ -509,23 +511,22 @@ static bool decode_surface(
 
 	if (c && !t->mesh_decoder)
 		t->mesh_decoder = mesh_decoder_create(&job->run, c, err);
-	bool ok = t->mesh_decoder
-		  && mesh_decoder_forward(&job->run, t->mesh_decoder, latent->coords, latent->n, latent->feats, s, NULL, err);
+	bool ok = t->mesh_decoder && mesh_decoder_forward(&job->run, t->mesh_decoder, latent->coords, latent->n,
+					     latent->feats, s, NULL, err);
 	stage_done(t);
 	return ok;
 }
 
-static bool decode_gaussians(
-	struct trellis *t, struct job *job, const struct trellis_latent *latent, struct trellis_mesh *mesh, struct error *err)
+static bool decode_gaussians(struct trellis *t, struct job *job, const struct trellis_latent *latent,
+	struct trellis_mesh *mesh, struct error *err)
 {
 	const struct checkpoint *c = model_require(t->model, ROLE_GAUSSIAN_DECODER, err);
 	struct gaussians g;
 
 	if (c && !t->gaussian_decoder)
 		t->gaussian_decoder = gaussian_decoder_create(&job->run, c, err);
-	bool ok = t->gaussian_decoder
-		  && gaussian_decoder_forward(
-			  &job->run, t->gaussian_decoder, latent->coords, latent->n, latent->feats, &g, err);
+	bool ok = t->gaussian_decoder && gaussian_decoder_forward(&job->run, t->gaussian_decoder, latent->coords,
+						 latent->n, latent->feats, &g, err);
 	stage_done(t);
 	if (!ok)
 		return false;
@@ -547,8 +548,8 @@ bool trellis_decode(struct trellis *t, const struct trellis_latent *latent, cons
 		return false;
 	job_init(t, &job, params, progress, user);
 	job.run.work_total = job_work(t, &job, (double)latent->n, &job.run.work_done);
-	ok = decode_surface(t, &job, latent, &s, err) && mesh_from_surface(&result, &s, params, err)
-	     && (!params->want_gaussians || decode_gaussians(t, &job, latent, &result, err));
+	ok = decode_surface(t, &job, latent, &s, err) && mesh_from_surface(&result, &s, params, err) &&
+	     (!params->want_gaussians || decode_gaussians(t, &job, latent, &result, err));
 	run_finish(&job.run);
 	if (ok && t->record) {
 		surface_finish(&t->record->surface);

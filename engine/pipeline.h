@@ -8,11 +8,11 @@
 
 /* The intermediates of a job in torch's layouts, all malloc'd. */
 struct pipeline_record {
-	float *cond;	   /* [tokens, channels] */
+	float *cond; /* [tokens, channels] */
 	int64_t tokens, cond_channels;
 	float *ss_noise, *z_s; /* [structure_channels, resolution, resolution, resolution] */
 	int64_t structure_channels, resolution;
-	int32_t *coords;   /* [n, 4] batch, x, y, z */
+	int32_t *coords;	  /* [n, 4] batch, x, y, z */
 	float *slat_noise, *slat; /* [n, latent_channels] */
 	int64_t n, latent_channels;
 	struct surface surface; /* exactly as extracted */

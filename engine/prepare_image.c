@@ -52,15 +52,23 @@ static void premultiply(uint8_t *rgba, size_t n)
 	}
 }
 
-static bool normalise(float **out, const uint8_t *rgb, size_t n, struct error *err)
+void normalise_pixels(float *pixels, int64_t n)
 {
 	static const float mean[3] = {0.485f, 0.456f, 0.406f}, deviation[3] = {0.229f, 0.224f, 0.225f};
+	for (int64_t c = 0; c < 3; c++)
+		for (int64_t i = 0; i < n; i++)
+			pixels[c * n + i] = (pixels[c * n + i] - mean[c]) / deviation[c];
+}
+
+static bool normalise(float **out, const uint8_t *rgb, size_t n, struct error *err)
+{
 	float *pixels = malloc(n * 3 * sizeof *pixels);
 	if (!pixels)
 		return error_set(err, "out of memory preparing an image");
 	for (size_t c = 0; c < 3; c++)
 		for (size_t i = 0; i < n; i++)
-			pixels[c * n + i] = ((float)rgb[3 * i + c] / 255 - mean[c]) / deviation[c];
+			pixels[c * n + i] = (float)rgb[3 * i + c] / 255;
+	normalise_pixels(pixels, (int64_t)n);
 	*out = pixels;
 	return true;
 }

@@ -12,4 +12,7 @@
 bool prepare_image(float **pixels, uint8_t **rgb, const struct trellis_image *image, int size, const char **cutout,
 	struct error *err);
 
+/* pixels [3, n] in 0..1 to what the encoder was trained on: ImageNet's mean and deviation taken out, in place. */
+void normalise_pixels(float *pixels, int64_t n);
+
 #endif

@@ -30,8 +30,8 @@ struct latent_flow {
 	int n_in, n_out, n_levels; /* levels beyond the finest */
 	/* of the run at hand */
 	struct voxels level[MAX_LEVELS + 1];
-	struct tensor position;	     /* f32 [n of the coarsest level, C] */
-	struct tensor *scale_shift;  /* f32 [steps, 2 out] for each in_block, then each out_block */
+	struct tensor position;	    /* f32 [n of the coarsest level, C] */
+	struct tensor *scale_shift; /* f32 [steps, 2 out] for each in_block, then each out_block */
 	struct flow_modulation modulation;
 	struct flow_context context;
 };
@@ -98,8 +98,8 @@ struct latent_flow *latent_flow_create(struct run *run, const struct checkpoint 
 	weight_set_init(&f->set, run->b);
 	b.set = &f->set;
 	f->trunk = (struct flow_trunk){.checkpoint = c, .config = config};
-	if (config->n_io_block_channels > MAX_LEVELS || config->n_io_block_channels * config->num_io_res_blocks > MAX_BLOCKS
-		|| !lay_out_blocks(f)) {
+	if (config->n_io_block_channels > MAX_LEVELS ||
+		config->n_io_block_channels * config->num_io_res_blocks > MAX_BLOCKS || !lay_out_blocks(f)) {
 		error_set(err, "%s: cannot lay out %d x %d input blocks", c->name, config->n_io_block_channels,
 			config->num_io_res_blocks);
 		goto fail;
@@ -314,8 +314,8 @@ static bool modulate(struct run *run, struct latent_flow *f, const float *t, int
 static bool begin(struct run *run, struct latent_flow *f, const int32_t *coords, int64_t n, const float *t, int steps,
 	struct tensor condition, struct error *err)
 {
-	return place(run, f, coords, n, err) && modulate(run, f, t, steps, err)
-	       && (!condition.data || flow_context_init(run, &f->trunk, condition, &f->context, err));
+	return place(run, f, coords, n, err) && modulate(run, f, t, steps, err) &&
+	       (!condition.data || flow_context_init(run, &f->trunk, condition, &f->context, err));
 }
 
 static void end(struct latent_flow *f)
@@ -348,8 +348,8 @@ bool latent_flow_sample(struct run *run, struct latent_flow *f, const struct sam
 	return ok && backend_finish(run->b, err);
 }
 
-bool latent_flow_forward(struct run *run, struct latent_flow *f, const int32_t *coords, int64_t n, const float *x, float t,
-	struct tensor condition, float *v, struct error *err)
+bool latent_flow_forward(struct run *run, struct latent_flow *f, const int32_t *coords, int64_t n, const float *x,
+	float t, struct tensor condition, float *v, struct error *err)
 {
 	size_t mark = scratch_mark(run->b);
 	bool ok = begin(run, f, coords, n, &t, 1, condition, err);
@@ -383,8 +383,8 @@ double latent_flow_work(const struct checkpoint *c, const struct sampler_config 
 	flow_times(t, steps, s->rescale_t);
 	for (int i = 0; i < steps; i++) {
 		bool guided = flow_guided_at(s, t[i]);
-		work += packing + (guided ? 2 : 1) * unpacking
-			+ flow_trunk_work(&f.trunk, coarse[f.n_levels], (double)tokens, guided);
+		work += packing + (guided ? 2 : 1) * unpacking +
+			flow_trunk_work(&f.trunk, coarse[f.n_levels], (double)tokens, guided);
 	}
 	free(f.in_blocks);
 	free(f.out_blocks);

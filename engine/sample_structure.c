@@ -32,7 +32,8 @@ struct structure_flow *structure_flow_create(struct run *run, const struct check
 	weight_set_init(&f->set, run->b);
 	b.set = &f->set;
 	f->trunk = (struct flow_trunk){.checkpoint = c, .config = config};
-	f->input_layer = bind_linear(&b, WEIGHT_LINEAR, config->model_channels, config->in_channels * p3, "input_layer");
+	f->input_layer =
+		bind_linear(&b, WEIGHT_LINEAR, config->model_channels, config->in_channels * p3, "input_layer");
 	f->pos_emb = bind_tensor(&b, side * side * side, config->model_channels, "pos_emb");
 	f->out_layer = bind_linear(&b, WEIGHT_LINEAR, config->out_channels * p3, config->model_channels, "out_layer");
 	flow_trunk_bind(run, &b, &f->trunk);
@@ -61,7 +62,8 @@ static void velocity(struct run *run, void *flow, struct tensor v, struct tensor
 	size_t mark = scratch_mark(b);
 	struct tensor h = scratch_new(b, guided ? 2 * x.rows : x.rows, f->trunk.config->model_channels);
 
-	linear_into(run, tensor_rows(h, 0, x.rows), x, &f->input_layer, ACT_NONE, TENSOR_NONE, f->pos_emb, "input_layer");
+	linear_into(
+		run, tensor_rows(h, 0, x.rows), x, &f->input_layer, ACT_NONE, TENSOR_NONE, f->pos_emb, "input_layer");
 	flow_trunk_forward(run, &f->trunk, h, guided, f->modulation, step, f->context);
 	layer_norm(run, h, h, 1e-5f);
 	linear_forward(run, v, tensor_rows(h, 0, x.rows), &f->out_layer);
@@ -128,15 +130,15 @@ static float *download_volume(struct run *run, const struct model_config *c, str
 		backend_fail(run->b, "out of memory");
 	} else {
 		op_download(run->b, tokens, x);
-		patches(volume, tokens, c->out_channels, r, p, channels_last ? 1 : voxels, channels_last ? c->out_channels : 1,
-			false);
+		patches(volume, tokens, c->out_channels, r, p, channels_last ? 1 : voxels,
+			channels_last ? c->out_channels : 1, false);
 	}
 	free(tokens);
 	return volume;
 }
 
-bool structure_flow_sample(struct run *run, struct structure_flow *f, const struct sampler_config *s, const float *noise,
-	struct tensor condition, struct tensor z, struct error *err)
+bool structure_flow_sample(struct run *run, struct structure_flow *f, const struct sampler_config *s,
+	const float *noise, struct tensor condition, struct tensor z, struct error *err)
 {
 	struct flow_modulation modulation = {0};
 	struct flow_context context = {0};
@@ -144,8 +146,8 @@ bool structure_flow_sample(struct run *run, struct structure_flow *f, const stru
 	float *times = flow_model_times(s), *volume = NULL;
 	bool ok = times || error_set(err, "out of memory");
 
-	ok = ok && flow_modulate(run, &f->trunk, times, s->steps, &modulation, err)
-	     && flow_context_init(run, &f->trunk, condition, &context, err);
+	ok = ok && flow_modulate(run, &f->trunk, times, s->steps, &modulation, err) &&
+	     flow_context_init(run, &f->trunk, condition, &context, err);
 	if (ok) {
 		f->modulation = &modulation;
 		f->context = &context;
@@ -172,8 +174,8 @@ bool structure_flow_forward(struct run *run, struct structure_flow *f, const flo
 	struct flow_modulation modulation = {0};
 	struct flow_context context = {0};
 	size_t mark = scratch_mark(run->b);
-	bool ok = flow_modulate(run, &f->trunk, &t, 1, &modulation, err)
-		  && (!condition.data || flow_context_init(run, &f->trunk, condition, &context, err));
+	bool ok = flow_modulate(run, &f->trunk, &t, 1, &modulation, err) &&
+		  (!condition.data || flow_context_init(run, &f->trunk, condition, &context, err));
 
 	if (ok) {
 		struct tensor tokens = upload_patches(run, c, x);

@@ -15,18 +15,20 @@ int64_t image_encoder_tokens(const struct checkpoint *c, int height, int width);
 double image_encoder_work(const struct checkpoint *c);
 /* pixels [3, height, width] f32, normalised, multiples of the patch size -> tokens f32 [1 + registers + patches, C]:
  * class, registers, patches row by row; before the final norm, through a LayerNorm without parameters. */
-void image_encoder_forward(
-	struct run *run, const struct image_encoder *e, struct tensor tokens, const float *pixels, int height, int width);
+void image_encoder_forward(struct run *run, const struct image_encoder *e, struct tensor tokens, const float *pixels,
+	int height, int width);
 
 /* sample_structure.c: the dense flow transformer. */
 struct structure_flow;
 struct structure_flow *structure_flow_create(struct run *run, const struct checkpoint *c, struct error *err);
 void structure_flow_destroy(struct structure_flow *f);
 double structure_flow_work(const struct checkpoint *c, const struct sampler_config *s, int64_t tokens);
-/* noise [channels, R, R, R] (torch's order) -> z [R^3, channels] f32, sampled under condition [tokens, cond_channels]. */
-bool structure_flow_sample(struct run *run, struct structure_flow *f, const struct sampler_config *s, const float *noise,
-	struct tensor condition, struct tensor z, struct error *err);
-/* One evaluation, for checks: x and v [channels, R, R, R] on the host, t as the model receives it. condition none: zero. */
+/* noise [channels, R, R, R] (torch's order) -> z [R^3, channels] f32, sampled under condition [tokens, cond_channels].
+ */
+bool structure_flow_sample(struct run *run, struct structure_flow *f, const struct sampler_config *s,
+	const float *noise, struct tensor condition, struct tensor z, struct error *err);
+/* One evaluation, for checks: x and v [channels, R, R, R] on the host, t as the model receives it. condition none:
+ * zero. */
 bool structure_flow_forward(struct run *run, struct structure_flow *f, const float *x, float t, struct tensor condition,
 	float *v, struct error *err);
 
@@ -52,15 +54,16 @@ double latent_flow_work(const struct checkpoint *c, const struct sampler_config 
 /* feats [n, channels]: noise in, latent out (before mean and std). */
 bool latent_flow_sample(struct run *run, struct latent_flow *f, const struct sampler_config *s, const int32_t *coords,
 	int64_t n, struct tensor condition, float *feats, struct error *err);
-bool latent_flow_forward(struct run *run, struct latent_flow *f, const int32_t *coords, int64_t n, const float *x, float t,
-	struct tensor condition, float *v, struct error *err);
+bool latent_flow_forward(struct run *run, struct latent_flow *f, const int32_t *coords, int64_t n, const float *x,
+	float t, struct tensor condition, float *v, struct error *err);
 
 /* decode_mesh.c: latent to the features of the 4x grid, then FlexiCubes. */
 struct mesh_decoder;
 struct mesh_decoder *mesh_decoder_create(struct run *run, const struct checkpoint *c, struct error *err);
 void mesh_decoder_destroy(struct mesh_decoder *d);
 double mesh_decoder_work(const struct checkpoint *c, double n);
-/* latent [n, channels] on the host -> the surface. features: NULL or receives f32 [64 n, 53 | 101] before the sdf bias. */
+/* latent [n, channels] on the host -> the surface. features: NULL or receives f32 [64 n, 53 | 101] before the sdf bias.
+ */
 bool mesh_decoder_forward(struct run *run, const struct mesh_decoder *d, const int32_t *coords, int64_t n,
 	const float *latent, struct surface *surface, float *features, struct error *err);
 
@@ -78,7 +81,8 @@ bool gaussian_decoder_forward(struct run *run, const struct gaussian_decoder *d,
 void gaussians_finish(struct gaussians *g);
 /* get_xyz, get_scaling, get_rotation, get_opacity of the official class: g's parameters activated, in place. */
 void gaussians_activate(struct gaussians *g, const struct model_config *c);
-/* The 14 columns of the official .ply, [n, 14] malloc'd: x y z, f_dc, opacity, scale, rot. g as the decoder gives it. */
+/* The 14 columns of the official .ply, [n, 14] malloc'd: x y z, f_dc, opacity, scale, rot. g as the decoder gives it.
+ */
 float *gaussians_to_ply(const struct gaussians *g, const struct model_config *c);
 
 #endif

@@ -3,7 +3,8 @@
  *   struct error err;
  *   struct trellis *t = trellis_create(&(struct trellis_options){.model = "path/to/model"}, &err);
  *   trellis_image_load(&image, "chair.png", &err) && trellis_generate(t, &image, 1, &params, NULL, NULL, &latent, &err)
- *           && trellis_decode(t, &latent, &params, NULL, NULL, &mesh, &err) && trellis_mesh_save(&mesh, "chair.glb", &err);
+ *           && trellis_decode(t, &latent, &params, NULL, NULL, &mesh, &err) && trellis_mesh_save(&mesh, "chair.glb",
+ * &err);
  *
  * One thread uses a struct trellis at a time. Functions return false and fill in err (one line) on failure; outputs are
  * written only on success and are then owned by the caller, who ends them with the matching _finish. */
@@ -25,16 +26,16 @@ struct trellis_options {
 
 /* Zeroed is the model's default everywhere; use trellis_params_default() to start from. */
 struct trellis_params {
-	uint64_t seed;		   /* the low 32 bits count, as in torch */
-	int structure_steps;	   /* 0: as pipeline.json says */
-	int latent_steps;	   /* 0: as pipeline.json says */
-	float structure_guidance;  /* < 0: as pipeline.json says */
-	float latent_guidance;	   /* < 0: as pipeline.json says */
-	int max_voxels;		   /* refuse a structure with more (0: 60,000); noise can fill the grid */
-	bool want_gaussians;	   /* decode the Gaussians too */
-	bool keep_inner_shell;	   /* the official extraction, with the second shell behind the surface */
-	bool raw_mesh;		   /* exactly the extracted mesh: no cleaning at all; implies keep_inner_shell */
-	float simplify;		   /* 0: keep all; in (0, 1): share of the triangles to keep; >= 1: number to keep */
+	uint64_t seed;		  /* the low 32 bits count, as in torch */
+	int structure_steps;	  /* 0: as pipeline.json says */
+	int latent_steps;	  /* 0: as pipeline.json says */
+	float structure_guidance; /* < 0: as pipeline.json says */
+	float latent_guidance;	  /* < 0: as pipeline.json says */
+	int max_voxels;		  /* refuse a structure with more (0: 60,000); noise can fill the grid */
+	bool want_gaussians;	  /* decode the Gaussians too */
+	bool keep_inner_shell;	  /* the official extraction, with the second shell behind the surface */
+	bool raw_mesh;		  /* exactly the extracted mesh: no cleaning at all; implies keep_inner_shell */
+	float simplify;		  /* 0: keep all; in (0, 1): share of the triangles to keep; >= 1: number to keep */
 };
 
 struct trellis_params trellis_params_default(void);
@@ -54,11 +55,11 @@ void trellis_image_finish(struct trellis_image *image);
 
 /* The structured latent of a job: under 1 MB, from which every mesh or format can be made again. */
 struct trellis_latent {
-	int64_t n;	   /* active voxels */
-	int resolution;	   /* voxels along an axis, 64 in the released model */
-	int channels;	   /* 8 in the released model */
-	int32_t *coords;   /* [n, 3] x, y, z */
-	float *feats;	   /* [n, channels] */
+	int64_t n;	    /* active voxels */
+	int resolution;	    /* voxels along an axis, 64 in the released model */
+	int channels;	    /* 8 in the released model */
+	int32_t *coords;    /* [n, 3] x, y, z */
+	float *feats;	    /* [n, channels] */
 	const char *cutout; /* how the background was removed: "alpha", "matting"; static */
 };
 
@@ -67,14 +68,15 @@ void trellis_latent_finish(struct trellis_latent *latent);
 /* z up, +-0.5. */
 struct trellis_mesh {
 	int64_t n_vertices, n_faces;
-	float *vertices;   /* [n_vertices, 3] */
-	float *normals;	   /* [n_vertices, 3] unit; NULL in a raw mesh */
-	float *colors;	   /* [n_vertices, 3] sRGB 0..1; NULL when the model has none */
-	float *attrs;	   /* [n_vertices, 6] colour and encoded normal as extracted; only in a raw mesh, else NULL */
-	int32_t *faces;	   /* [n_faces, 3] counter-clockwise from outside */
+	float *vertices; /* [n_vertices, 3] */
+	float *normals;	 /* [n_vertices, 3] unit; NULL in a raw mesh */
+	float *colors;	 /* [n_vertices, 3] sRGB 0..1; NULL when the model has none */
+	float *attrs;	 /* [n_vertices, 6] colour and encoded normal as extracted; only in a raw mesh, else NULL */
+	int32_t *faces;	 /* [n_faces, 3] counter-clockwise from outside */
 	int64_t n_gaussians;
-	float *gaussians;  /* [n_gaussians, 14] xyz, f_dc 3, opacity, scale 3, rot 4 as the official .ply has them; or NULL */
-	char model[64];	   /* for the file's metadata */
+	float *gaussians; /* [n_gaussians, 14] xyz, f_dc 3, opacity, scale 3, rot 4 as the official .ply has them; or
+			     NULL */
+	char model[64];	  /* for the file's metadata */
 	char cutout[16];
 	uint64_t seed;
 };
@@ -86,14 +88,21 @@ bool trellis_mesh_save(const struct trellis_mesh *mesh, const char *path, struct
 
 /* Where a job is. Return false to cancel. Called from the thread that runs the job, between ops. */
 enum trellis_stage {
-	TRELLIS_LOAD, TRELLIS_PREPARE, TRELLIS_ENCODE, TRELLIS_STRUCTURE, TRELLIS_VOXELS, TRELLIS_LATENT, TRELLIS_DECODE,
-	TRELLIS_MESH, TRELLIS_WRITE
+	TRELLIS_LOAD,
+	TRELLIS_PREPARE,
+	TRELLIS_ENCODE,
+	TRELLIS_STRUCTURE,
+	TRELLIS_VOXELS,
+	TRELLIS_LATENT,
+	TRELLIS_DECODE,
+	TRELLIS_MESH,
+	TRELLIS_WRITE
 };
 struct trellis_progress {
 	enum trellis_stage stage;
-	int step, steps;   /* within the stage; step counts from 0 */
-	double fraction;   /* of the whole job, 0..1 */
-	double eta_s;	   /* < 0: unknown */
+	int step, steps; /* within the stage; step counts from 0 */
+	double fraction; /* of the whole job, 0..1 */
+	double eta_s;	 /* < 0: unknown */
 };
 typedef bool (*trellis_progress_fn)(const struct trellis_progress *progress, void *user);
 
@@ -109,8 +118,9 @@ const char *trellis_model_note(const struct trellis *t); /* "" when there is not
 const char *trellis_device_name(const struct trellis *t);
 
 /* Pictures of one object to its latent. n_views must be 1 for now. progress may be NULL. */
-bool trellis_generate(struct trellis *t, const struct trellis_image *views, int n_views, const struct trellis_params *params,
-	trellis_progress_fn progress, void *user, struct trellis_latent *latent, struct error *err);
+bool trellis_generate(struct trellis *t, const struct trellis_image *views, int n_views,
+	const struct trellis_params *params, trellis_progress_fn progress, void *user, struct trellis_latent *latent,
+	struct error *err);
 
 /* A latent to its mesh: again in another format or simplification, without the flows. */
 bool trellis_decode(struct trellis *t, const struct trellis_latent *latent, const struct trellis_params *params,

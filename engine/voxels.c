@@ -61,8 +61,7 @@ static struct keyed *sort_by_cell(const int32_t *coords, int64_t n, int size, in
 	return k;
 }
 
-bool voxels_coarsen(
-	struct run *run, struct voxels *coarse, struct voxels *fine, int32_t **parent, struct error *err)
+bool voxels_coarsen(struct run *run, struct voxels *coarse, struct voxels *fine, int32_t **parent, struct error *err)
 {
 	struct keyed *sorted = sort_by_cell(fine->coords, fine->n, 2, 0);
 	int32_t *index = malloc((size_t)fine->n * sizeof *index + 1);
@@ -94,22 +93,23 @@ bool voxels_coarsen(
 	return true;
 }
 
-/* Window numbers as the official code counts them: (wx NY + wy) NZ + wz over the occupied box. */
-static void tap_windows(struct run *run, const int32_t *coords, int64_t n, int size, int shift, const int32_t *lengths,
-	int64_t count)
+/* The rank of each voxel's window, and the windows' sizes. */
+static void tap_windows(
+	struct run *run, const int32_t *order, const int32_t *offset, int64_t n, int64_t count, int shift)
 {
-	int32_t most[3] = {0, 0, 0}, *window = malloc((size_t)n * sizeof *window + 1);
+	int32_t *rank = malloc((size_t)n * sizeof *rank + 1), *size = malloc((size_t)count * sizeof *size + 1);
 
-	for (int64_t i = 0; i < n * 3; i++)
-		if ((coords[i] + shift) / size + 1 > most[i % 3])
-			most[i % 3] = (coords[i] + shift) / size + 1;
-	for (int64_t i = 0; window && i < n; i++)
-		window[i] = ((coords[3 * i] + shift) / size * most[1] + (coords[3 * i + 1] + shift) / size) * most[2]
-			    + (coords[3 * i + 2] + shift) / size;
-	if (window)
-		tap_integers(run, window, n, 1, "window_of_voxel.shift%d", shift);
-	tap_integers(run, lengths, count, 1, "window_sizes.shift%d", shift);
-	free(window);
+	for (int64_t w = 0; rank && size && w < count; w++) {
+		size[w] = offset[w + 1] - offset[w];
+		for (int32_t i = offset[w]; i < offset[w + 1]; i++)
+			rank[order[i]] = (int32_t)w;
+	}
+	if (rank && size) {
+		tap_integers(run, rank, n, 1, "window_of_voxel.shift%d", shift);
+		tap_integers(run, size, count, 1, "window_sizes.shift%d", shift);
+	}
+	free(rank);
+	free(size);
 }
 
 bool voxels_windows(
@@ -117,8 +117,7 @@ bool voxels_windows(
 {
 	struct keyed *sorted = sort_by_cell(coords, n, size, shift);
 	int32_t *order = malloc((size_t)n * sizeof *order + 1), *offset = malloc(((size_t)n + 1) * sizeof *offset);
-	int32_t *lengths = malloc((size_t)n * sizeof *lengths + 1);
-	bool ok = sorted && order && offset && lengths;
+	bool ok = sorted && order && offset;
 
 	*w = (struct windows){0};
 	if (!ok)
@@ -130,21 +129,18 @@ bool voxels_windows(
 	}
 	if (ok) {
 		offset[w->count] = (int32_t)n;
-		for (int64_t i = 0; i < w->count; i++) {
-			lengths[i] = offset[i + 1] - offset[i];
-			if (lengths[i] > w->longest)
-				w->longest = lengths[i];
-		}
+		for (int64_t i = 0; i < w->count; i++)
+			if (offset[i + 1] - offset[i] > w->longest)
+				w->longest = offset[i + 1] - offset[i];
 		w->order = scratch_new_as(run->b, DTYPE_I32, n, 1);
 		w->offset = scratch_new_as(run->b, DTYPE_I32, w->count + 1, 1);
 		op_upload_i32(run->b, w->order, order);
 		op_upload_i32(run->b, w->offset, offset);
 		if (tapping(run))
-			tap_windows(run, coords, n, size, shift, lengths, w->count);
+			tap_windows(run, order, offset, n, w->count, shift);
 	}
 	free(sorted);
 	free(order);
 	free(offset);
-	free(lengths);
 	return ok;
 }

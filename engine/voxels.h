@@ -20,8 +20,7 @@ void voxels_finish(struct voxels *v);
 void voxels_connect(struct run *run, struct voxels *v);
 /* The level of half the resolution: distinct halved coordinates in lexicographic order; sets fine->parent.
  * parent: NULL or receives the index on the host, malloc'd. */
-bool voxels_coarsen(
-	struct run *run, struct voxels *coarse, struct voxels *fine, int32_t **parent, struct error *err);
+bool voxels_coarsen(struct run *run, struct voxels *coarse, struct voxels *fine, int32_t **parent, struct error *err);
 
 /* Swin windows of `size` with the coordinates shifted by `shift`; the device part lives in scratch.
  * Taps window_of_voxel.shiftS [n] and window_sizes.shiftS [windows]. */

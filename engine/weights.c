@@ -90,13 +90,13 @@ static const struct st_tensor *find(struct binder *b, const char *name, int ndim
 	}
 	if (!shape_equals(t, ndim, dims)) {
 		format_dims(got, sizeof got, t->ndim, t->dim);
-		bind_fail(b, "%s: tensor '%s' has shape %s, wanted %s", safetensors_path(b->checkpoint->tensors), name, got,
-			wanted);
+		bind_fail(b, "%s: tensor '%s' has shape %s, wanted %s", safetensors_path(b->checkpoint->tensors), name,
+			got, wanted);
 		return NULL;
 	}
 	if (t->dtype != ST_F32 && t->dtype != ST_F16 && t->dtype != ST_BF16) {
-		bind_fail(b, "%s: tensor '%s' is %s, wanted F16, BF16 or F32", safetensors_path(b->checkpoint->tensors), name,
-			st_dtype_name(t->dtype));
+		bind_fail(b, "%s: tensor '%s' is %s, wanted F16, BF16 or F32", safetensors_path(b->checkpoint->tensors),
+			name, st_dtype_name(t->dtype));
 		return NULL;
 	}
 	return t;
@@ -138,8 +138,8 @@ static struct weight *keep(struct binder *b, struct weight *w)
 	return set->weights[set->n_weights++] = w;
 }
 
-static struct weight *bind_one(
-	struct binder *b, enum weight_kind kind, int64_t out, int64_t in, const char *name, int ndim, const int64_t *dims)
+static struct weight *bind_one(struct binder *b, enum weight_kind kind, int64_t out, int64_t in, const char *name,
+	int ndim, const int64_t *dims)
 {
 	const struct st_tensor *t;
 	struct weight *w;
@@ -183,8 +183,8 @@ struct weight *bind_vector(struct binder *b, int ndim, const int64_t *dims, cons
 	return bind_one(b, WEIGHT_VECTOR, n, 1, name, ndim, dims);
 }
 
-static struct linear bind_pair(
-	struct binder *b, enum weight_kind kind, int64_t out, int64_t in, const char *name, int ndim, const int64_t *dims)
+static struct linear bind_pair(struct binder *b, enum weight_kind kind, int64_t out, int64_t in, const char *name,
+	int ndim, const int64_t *dims)
 {
 	char full[288];
 	struct linear l;
@@ -208,7 +208,8 @@ struct linear bind_linear(struct binder *b, enum weight_kind kind, int64_t out, 
 
 struct linear bind_patches(struct binder *b, int64_t out, int64_t channels, int64_t size, const char *name)
 {
-	return bind_pair(b, WEIGHT_LINEAR, out, channels * size * size, name, 4, (int64_t[]){out, channels, size, size});
+	return bind_pair(
+		b, WEIGHT_LINEAR, out, channels * size * size, name, 4, (int64_t[]){out, channels, size, size});
 }
 
 struct linear bind_norm(struct binder *b, int64_t c, const char *format, ...)
@@ -329,8 +330,8 @@ float *bind_host(struct binder *b, int64_t count, const char *format, ...)
 		return random_numbers(b, count);
 	t = safetensors_find(b->checkpoint->tensors, name);
 	if (t && t->count != count) {
-		bind_fail(b, "%s: tensor '%s' has %" PRId64 " numbers, wanted %" PRId64, safetensors_path(b->checkpoint->tensors),
-			name, t->count, count);
+		bind_fail(b, "%s: tensor '%s' has %" PRId64 " numbers, wanted %" PRId64,
+			safetensors_path(b->checkpoint->tensors), name, t->count, count);
 		return NULL;
 	}
 	return host_copy(b, name, t ? t->ndim : 1, t ? t->dim : &count);

@@ -136,8 +136,9 @@ static void check_directory(struct check *k, const char *directory, int depth)
 
 int command_check(int argc, char **argv)
 {
-	static const struct option options[] = {{"device", required_argument, NULL, 'd'}, {"threads", required_argument, NULL, 't'},
-		{"quiet", no_argument, NULL, 'q'}, {"help", no_argument, NULL, 'h'}, {0}};
+	static const struct option options[] = {{"device", required_argument, NULL, 'd'},
+		{"threads", required_argument, NULL, 't'}, {"quiet", no_argument, NULL, 'q'},
+		{"help", no_argument, NULL, 'h'}, {0}};
 	struct comparison c = {0};
 	struct check k = {.c = &c, .device = "auto"};
 	struct error err;
@@ -174,6 +175,7 @@ int command_check(int argc, char **argv)
 	k.b = device_create(k.device, k.threads, &err);
 	if (!k.b)
 		return cli_fail(argv[0], &err);
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	check_directory(&k, k.root, 0);
 	backend_destroy(k.b);
 	if (c.taps_left)

@@ -42,6 +42,7 @@ static bool run_encoder(struct check *k, struct safetensors *io, const struct ch
 		int height = (int)t->dim[2], width = (int)t->dim[3];
 		int64_t n = image_encoder_tokens(c, height, width), channels = c->config.model_channels;
 		struct tensor out = scratch_new_as(k->b, DTYPE_F32, n, channels);
+		normalise_pixels(pixels, (int64_t)height * width);
 		image_encoder_forward(&run, e, out, pixels, height, width);
 		tokens = malloc((size_t)(n * channels) * sizeof *tokens);
 		if (tokens)
@@ -106,8 +107,8 @@ void check_encoder(struct check *k, const char *directory)
 
 /* ---- a whole pipeline ---- */
 
-static void compare_preprocessed(struct check *k, const char *directory, const char *label, const struct trellis_image *image,
-	int size, struct error *err)
+static void compare_preprocessed(struct check *k, const char *directory, const char *label,
+	const struct trellis_image *image, int size, struct error *err)
 {
 	char path[4096];
 	struct trellis_image wanted;
@@ -146,8 +147,8 @@ static void compare_record(struct golden *g, const struct pipeline_record *r)
 	golden_matrix(g, "slat", r->slat, r->n, r->latent_channels);
 }
 
-static void compare_pipeline(struct check *k, struct trellis *t, const char *directory, const char *label, bool gaussians,
-	int size, struct error *err)
+static void compare_pipeline(struct check *k, struct trellis *t, const char *directory, const char *label,
+	bool gaussians, int size, struct error *err)
 {
 	char path[4096];
 	struct golden g;
@@ -169,8 +170,8 @@ static void compare_pipeline(struct check *k, struct trellis *t, const char *dir
 	if (ok)
 		compare_preprocessed(k, directory, label, &image, size, err);
 	trellis_record(t, &record);
-	ok = ok && trellis_generate(t, &image, 1, &params, NULL, NULL, &latent, err)
-	     && trellis_decode(t, &latent, &params, NULL, NULL, &mesh, err);
+	ok = ok && trellis_generate(t, &image, 1, &params, NULL, NULL, &latent, err) &&
+	     trellis_decode(t, &latent, &params, NULL, NULL, &mesh, err);
 	if (ok && golden_open(&g, k->c, io, label, "", "", err)) {
 		compare_record(&g, &record);
 		golden_close(&g);
@@ -221,8 +222,8 @@ void check_ply(struct check *k, const char *path, const char *label, const float
 	static const struct {
 		const char *name;
 		int official, own, width;
-	} groups[] = {
-		{"ply.xyz", 0, 0, 3}, {"ply.f_dc", 6, 3, 3}, {"ply.opacity", 9, 6, 1}, {"ply.scale", 10, 7, 3}, {"ply.rot", 13, 10, 4}};
+	} groups[] = {{"ply.xyz", 0, 0, 3}, {"ply.f_dc", 6, 3, 3}, {"ply.opacity", 9, 6, 1}, {"ply.scale", 10, 7, 3},
+		{"ply.rot", 13, 10, 4}};
 	FILE *f = fopen(path, "rb");
 	char line[256];
 	long long count = -1;
@@ -237,7 +238,8 @@ void check_ply(struct check *k, const char *path, const char *label, const float
 	} else {
 		for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
 			int width = groups[i].width;
-			float *a = malloc((size_t)(n * width) * sizeof *a + 1), *b = malloc((size_t)(n * width) * sizeof *b + 1);
+			float *a = malloc((size_t)(n * width) * sizeof *a + 1),
+			      *b = malloc((size_t)(n * width) * sizeof *b + 1);
 			for (int64_t j = 0; a && b && j < n * width; j++) {
 				a[j] = rows[j / width * 14 + groups[i].own + j % width];
 				b[j] = official[j / width * 17 + groups[i].official + j % width];
@@ -276,8 +278,9 @@ void check_flexicubes(struct check *k, const char *path)
 	if (ok) {
 		int64_t r = (int64_t)in[4][0];
 		positions = malloc((size_t)((r + 1) * (r + 1) * (r + 1)) * 3 * sizeof *positions);
-		ok = positions && flexicubes_from_grid(&s, in[0], in[1], in[2], in[3], r, positions, &cases, &n_cases, &err)
-		     && golden_open(&g, k->c, f, label, "", "", &err);
+		ok = positions &&
+		     flexicubes_from_grid(&s, in[0], in[1], in[2], in[3], r, positions, &cases, &n_cases, &err) &&
+		     golden_open(&g, k->c, f, label, "", "", &err);
 		if (ok) {
 			golden_matrix(&g, "positions", positions, (r + 1) * (r + 1) * (r + 1), 3);
 			golden_integers(&g, "case_ids", cases, n_cases, 1);
@@ -310,8 +313,8 @@ static void check_picture(struct check *k, const char *directory, const char *na
 	bool ok = trellis_image_load(&wanted, path, &err);
 	snprintf(path, sizeof path, "%s/%s.png", directory, name);
 	check_label(k, label, sizeof label, path);
-	ok = ok && trellis_image_load(&image, path, &err) && wanted.width == wanted.height
-	     && prepare_image(&pixels, &rgb, &image, wanted.width, &cutout, &err);
+	ok = ok && trellis_image_load(&image, path, &err) && wanted.width == wanted.height &&
+	     prepare_image(&pixels, &rgb, &image, wanted.width, &cutout, &err);
 	if (ok) {
 		int64_t count = (int64_t)wanted.width * wanted.height * 3;
 		for (int64_t i = 0; i < count; i++)
@@ -339,7 +342,8 @@ static void check_resampling(struct check *k, struct safetensors *f, const struc
 	snprintf(name, sizeof name, "%.*s.expect", (int)stem, in->name);
 	const struct st_tensor *wanted = safetensors_find(f, name);
 	image.rgba = malloc((size_t)pixels * 4);
-	if (!wanted || wanted->ndim != 3 || wanted->dim[2] != channels || !image.rgba || (channels != 3 && channels != 4)) {
+	if (!wanted || wanted->ndim != 3 || wanted->dim[2] != channels || !image.rgba ||
+		(channels != 3 && channels != 4)) {
 		compare_error(k->c, label, "a resampling case is not complete");
 		free(image.rgba);
 		return;
@@ -419,8 +423,8 @@ static void check_draw(struct check *k, const struct st_tensor *t, const char *l
 	uint64_t seed;
 	int64_t n, count, from;
 
-	if (sscanf(t->name, "seed%" SCNu64 ".n%" SCNd64 ".%15[a-z].%15[a-z]", &seed, &n, kind, part) != 4 || n < 1 || n > 1 << 24
-		|| t->dtype != ST_F32) {
+	if (sscanf(t->name, "seed%" SCNu64 ".n%" SCNd64 ".%15[a-z].%15[a-z]", &seed, &n, kind, part) != 4 || n < 1 ||
+		n > 1 << 24 || t->dtype != ST_F32) {
 		compare_error(k->c, label, "a draw with an unknown name");
 		return;
 	}
@@ -440,13 +444,17 @@ static void check_sums(struct check *k, const char *path, const char *label)
 
 	if (!root)
 		compare_error(k->c, label, "rng.json cannot be read");
-	json_array_foreach(json_object_get(root, "draws"), i, entry) {
+	json_array_foreach(json_object_get(root, "draws"), i, entry)
+	{
 		const char *kind = json_string_value(json_object_get(entry, "draw"));
 		const char *sum = json_string_value(json_object_get(entry, "sha256"));
-		json_int_t seed = json_integer_value(json_object_get(entry, "seed")), n = json_integer_value(json_object_get(entry, "n"));
+		json_int_t seed = json_integer_value(json_object_get(entry, "seed")),
+			   n = json_integer_value(json_object_get(entry, "n"));
 		int64_t count;
 		char hex[65], name[96];
-		float *numbers = kind && sum && n > 0 && n < 1 << 24 ? draw((uint64_t)seed, n, !strcmp(kind, "slat"), &count) : NULL;
+		float *numbers = kind && sum && n > 0 && n < 1 << 24
+					 ? draw((uint64_t)seed, n, !strcmp(kind, "slat"), &count)
+					 : NULL;
 		if (!numbers) {
 			compare_error(k->c, label, "rng.json has a malformed draw");
 			continue;

@@ -145,7 +145,7 @@ void check_surface(struct golden *g, const struct surface *s)
 /* NAME.mesh.safetensors, when it is there. */
 static bool compare_mesh(struct module_case *m, const struct surface *s, struct error *err)
 {
-	char path[4096], label[200];
+	char path[4200], label[200];
 	struct golden g;
 
 	snprintf(path, sizeof path, "%s.mesh.safetensors", m->base);
@@ -189,7 +189,7 @@ static bool run_mesh_decoder(struct module_case *m, struct error *err)
 static void compare_gaussians(struct module_case *m, struct gaussians *g)
 {
 	const struct model_config *c = &m->checkpoint->config;
-	char path[4096];
+	char path[4200];
 	float *ply;
 
 	golden_matrix(&m->golden, "_xyz", g->xyz, g->n, 3);
@@ -248,7 +248,7 @@ static bool run_module(struct module_case *m, struct error *err)
 
 static void check_module(struct check *k, const char *directory, const char *name)
 {
-	char base[2048], path[4096];
+	char base[4096], path[4200];
 	struct checkpoint checkpoint = {0};
 	struct module_case m = {.k = k, .checkpoint = &checkpoint, .base = base};
 	struct error err = {0};
@@ -261,7 +261,8 @@ static void check_module(struct check *k, const char *directory, const char *nam
 	check_label(k, label, sizeof label, path);
 	m.io = safetensors_open(path, &err);
 	snprintf(path, sizeof path, "%s/ckpts/%s", directory, name);
-	if (m.io && checkpoint_open(&checkpoint, path, &err) && golden_open(&m.golden, k->c, m.io, label, "", "", &err)) {
+	if (m.io && checkpoint_open(&checkpoint, path, &err) &&
+		golden_open(&m.golden, k->c, m.io, label, "", "", &err)) {
 		struct tap_sink taps = golden_taps(&m.golden);
 		size_t mark = scratch_mark(k->b);
 		run_init(&m.run, k->b, NULL, NULL);
@@ -314,12 +315,17 @@ static bool run_sampler(struct check *k, struct safetensors *io, const struct ch
 	const char *name, const double p[5], struct error *err)
 {
 	const struct model_config *c = &checkpoint->config;
-	struct sampler_config sampler = {.steps = (int)p[0], .rescale_t = p[1], .guidance = p[2], .interval = {p[3], p[4]},
-		.guided = true, .sigma_min = 1e-5};
+	struct sampler_config sampler = {.steps = (int)p[0],
+		.rescale_t = p[1],
+		.guidance = p[2],
+		.interval = {p[3], p[4]},
+		.guided = true,
+		.sigma_min = 1e-5};
 	struct states s = {.config = c, .steps = sampler.steps};
 	struct tap_sink taps = {.tensor = take_state, .integers = take_nothing, .user = &s};
 	const struct st_tensor *tn = NULL, *tc = NULL;
-	float *noise = check_input(io, "in.noise", &tn, err), *cond = noise ? check_input(io, "in.cond", &tc, err) : NULL;
+	float *noise = check_input(io, "in.noise", &tn, err),
+	      *cond = noise ? check_input(io, "in.cond", &tc, err) : NULL;
 	char infix[32];
 	struct golden g;
 	struct run run;
@@ -366,8 +372,8 @@ static void check_schedule(struct check *k, struct safetensors *io, const char *
 		const struct st_tensor *t = safetensors_at(io, i);
 		struct sampler_config s = {.guidance = 1, .interval = {0.5, 1}, .guided = true};
 		char kind[32];
-		if (sscanf(t->name, "%31[a-z_0-9].steps%d.rescale%lf", kind, &s.steps, &s.rescale_t) != 3 || s.steps < 1
-			|| s.steps > 10000)
+		if (sscanf(t->name, "%31[a-z_0-9].steps%d.rescale%lf", kind, &s.steps, &s.rescale_t) != 3 ||
+			s.steps < 1 || s.steps > 10000)
 			continue;
 		double *times = malloc(((size_t)s.steps + 1) * sizeof *times);
 		float *model = malloc(((size_t)s.steps + 1) * sizeof *model);
@@ -392,7 +398,8 @@ static void check_schedule(struct check *k, struct safetensors *io, const char *
 }
 
 /* The structure flow whose sizes are those of the noise and the condition. */
-static bool open_sampled_flow(const char *directory, const struct safetensors *io, struct checkpoint *out, struct error *err)
+static bool open_sampled_flow(
+	const char *directory, const struct safetensors *io, struct checkpoint *out, struct error *err)
 {
 	const struct st_tensor *noise = safetensors_find(io, "in.noise"), *cond = safetensors_find(io, "in.cond");
 	char path[4096];
@@ -407,13 +414,13 @@ static bool open_sampled_flow(const char *directory, const struct safetensors *i
 		if (length < 6 || strcmp(entry->d_name + length - 5, ".json"))
 			continue;
 		snprintf(path, sizeof path, "%s/ckpts/%s", directory, entry->d_name);
-		if (!checkpoint_read_class(class_name, sizeof class_name, path, NULL)
-			|| checkpoint_class_role(class_name) != ROLE_STRUCTURE_FLOW)
+		if (!checkpoint_read_class(class_name, sizeof class_name, path, NULL) ||
+			checkpoint_class_role(class_name) != ROLE_STRUCTURE_FLOW)
 			continue;
 		path[strlen(path) - 5] = '\0';
 		*out = (struct checkpoint){0};
-		if (checkpoint_open(out, path, NULL) && out->config.in_channels == noise->dim[1]
-			&& out->config.resolution == noise->dim[2] && out->config.cond_channels == cond->dim[2]) {
+		if (checkpoint_open(out, path, NULL) && out->config.in_channels == noise->dim[1] &&
+			out->config.resolution == noise->dim[2] && out->config.cond_channels == cond->dim[2]) {
 			closedir(dir);
 			return true;
 		}
@@ -463,13 +470,13 @@ void check_modules(struct check *k, const char *directory)
 
 	for (int i = 0; i < n; i++) {
 		const char *name = entries[i]->d_name, *tail = strstr(name, ".io.safetensors");
-		char path[4096];
+		char path[4096], module[256];
 		if (tail && !strncmp(name, "sampler", 7)) {
 			snprintf(path, sizeof path, "%s/%s", directory, name);
 			check_sampler(k, directory, path);
 		} else if (tail) {
-			snprintf(path, sizeof path, "%.*s", (int)(tail - name), name);
-			check_module(k, directory, path);
+			snprintf(module, sizeof module, "%.*s", (int)(tail - name), name);
+			check_module(k, directory, module);
 		}
 		free(entries[i]);
 	}

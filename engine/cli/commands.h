@@ -7,6 +7,7 @@
 
 #include "error.h"
 
+int command_check(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 
 /* Print "trellis NAME: what" for argv[0] = "trellis NAME"; returns 1. */

@@ -75,8 +75,8 @@ static void verdict_print(struct comparison *c, const char *label, const char *n
 	c->failed += !ok;
 	if (ok && c->quiet)
 		return;
-	printf("%-6s %-28s %-24s L2 %.1e  worst %.1e at %" PRId64 ": %.8g, wanted %.8g", ok ? "ok" : "FAILED", label, name, l2,
-		worst, v->worst_at, (double)v->got, (double)v->wanted);
+	printf("%-6s %-28s %-24s L2 %.1e  worst %.1e at %" PRId64 ": %.8g, wanted %.8g", ok ? "ok" : "FAILED", label,
+		name, l2, worst, v->worst_at, (double)v->got, (double)v->wanted);
 	if (!ok)
 		printf("  (gates: L2 %.0e, worst %.0e)", g->l2, g->worst);
 	printf("\n");
@@ -139,8 +139,8 @@ static const char *bare_name(const struct golden *g, const char *name, bool *is_
 	return strncmp(name, g->infix, infix) ? NULL : name + infix;
 }
 
-bool golden_open(struct golden *g, struct comparison *c, struct safetensors *file, const char *label, const char *prefix,
-	const char *infix, struct error *err)
+bool golden_open(struct golden *g, struct comparison *c, struct safetensors *file, const char *label,
+	const char *prefix, const char *infix, struct error *err)
 {
 	bool is_tap;
 
@@ -221,8 +221,8 @@ static void subsample_start(int64_t start[3], char kind, const char *name)
 }
 
 /* [R^3, C] against [1, C, X, Y, Z]. False: the shapes cannot belong together. */
-static bool compare_volume(struct verdict *v, const struct st_tensor *t, const float *wanted, const float *values, int64_t rows,
-	int64_t cols, char kind, int step, const char *name)
+static bool compare_volume(struct verdict *v, const struct st_tensor *t, const float *wanted, const float *values,
+	int64_t rows, int64_t cols, char kind, int step, const char *name)
 {
 	int64_t side = llround(cbrt((double)rows)), start[3], at[3], steps[3] = {step, step, step};
 

@@ -16,15 +16,15 @@ struct comparison {
 struct golden {
 	struct comparison *comparison;
 	struct safetensors *file;
-	char label[160];  /* for messages: "modules/ss_flow_a" */
-	char prefix[64];  /* "70x70." or "" */
-	char infix[32];	  /* "a." after "expect." or "" */
-	bool *seen;	  /* [tensors of file] */
+	char label[160]; /* for messages: "modules/ss_flow_a" */
+	char prefix[64]; /* "70x70." or "" */
+	char infix[32];	 /* "a." after "expect." or "" */
+	bool *seen;	 /* [tensors of file] */
 };
 
 /* file is borrowed. Counts the expectations under prefix and infix. */
-bool golden_open(struct golden *g, struct comparison *c, struct safetensors *file, const char *label, const char *prefix,
-	const char *infix, struct error *err);
+bool golden_open(struct golden *g, struct comparison *c, struct safetensors *file, const char *label,
+	const char *prefix, const char *infix, struct error *err);
 /* What was expected and never compared has failed. */
 void golden_close(struct golden *g);
 

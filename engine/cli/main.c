@@ -11,6 +11,7 @@ static const struct command {
 	const char *summary;
 	int (*run)(int argc, char **argv);
 } commands[] = {
+	{"check", "run reference cases on a device and compare every tensor", command_check},
 	{"inspect", "list a model's networks, sizes and tensors, and what is wrong with it", command_inspect},
 };
 
