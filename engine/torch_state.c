@@ -75,10 +75,8 @@ struct reader {
 	const struct zip_file *zip;
 	const char *archive; /* "NAME/", the prefix of every entry */
 	const uint8_t *p, *end;
-	struct values stack, cells;
-	struct value *memo; /* [MAX_MEMO] */
-	size_t memo_count;  /* one more than the largest number put */
-	struct item *items; /* of all dictionaries, in order */
+	struct values stack, cells, memo; /* memo: by number, MARK where nothing was put */
+	struct item *items;		  /* of all dictionaries, in order */
 	size_t n_items, items_capacity;
 	struct tensor_value *tensors;
 	size_t n_tensors, tensors_capacity;
@@ -344,9 +342,11 @@ static bool put_memo(struct reader *r, size_t index_bytes)
 		return false;
 	if (index >= MAX_MEMO || r->stack.count == 0 || r->stack.at[r->stack.count - 1].kind == MARK)
 		return refuse(r, "the pickle's memo is too large");
-	for (; r->memo_count <= index; r->memo_count++)
-		r->memo[r->memo_count] = (struct value){.kind = MARK};
-	r->memo[index] = r->stack.at[r->stack.count - 1];
+	while (r->memo.count <= index) {
+		if (!append(r, &r->memo, (struct value){.kind = MARK}))
+			return false;
+	}
+	r->memo.at[index] = r->stack.at[r->stack.count - 1];
 	return true;
 }
 
@@ -355,9 +355,9 @@ static bool get_memo(struct reader *r, size_t index_bytes)
 	uint64_t index;
 	if (!take_number(r, index_bytes, &index))
 		return false;
-	if (index >= r->memo_count || r->memo[index].kind == MARK)
+	if (index >= r->memo.count || r->memo.at[index].kind == MARK)
 		return refuse(r, "the pickle's memo lacks an entry");
-	return push(r, r->memo[index]);
+	return push(r, r->memo.at[index]);
 }
 
 static bool push_integer(struct reader *r, size_t bytes)
@@ -528,11 +528,10 @@ static bool read_archive(struct safetensors *f, const struct zip_file *zip, stru
 		return refuse(&r, "its data.pkl is too large");
 	r.p = pickle->data;
 	r.end = pickle->data + pickle->size;
-	r.memo = malloc(MAX_MEMO * sizeof *r.memo);
 	char *archive = strndup(prefix.at, prefix.size), *order = text_format("%sbyteorder", archive ? archive : "");
 	r.archive = archive;
 	const struct zip_entry *byteorder = order ? zip_file_find(zip, order) : NULL;
-	bool ok = r.memo && archive && order;
+	bool ok = archive && order;
 	if (!ok)
 		error_set(err, "%s: out of memory", f->path);
 	else if (byteorder && (byteorder->size != 6 || memcmp(byteorder->data, "little", 6) != 0))
@@ -540,7 +539,7 @@ static bool read_archive(struct safetensors *f, const struct zip_file *zip, stru
 	ok = ok && run(&r, &dict) && add_tensors(f, &r, dict);
 	free(order);
 	free(archive);
-	free(r.memo);
+	free(r.memo.at);
 	free(r.stack.at);
 	free(r.cells.at);
 	free(r.items);

@@ -26,7 +26,7 @@ static inline void torch_put(uint8_t *bytes, size_t *size, const void *data, siz
 static inline void torch_put_le(uint8_t *bytes, size_t *size, uint64_t value, int n)
 {
 	for (int i = 0; i < n; i++)
-		bytes[(*size)++] = (uint8_t)(value >> (8 * i));
+		bytes[(*size)++] = i < 8 ? (uint8_t)(value >> (8 * i)) : 0;
 }
 
 static inline void torch_add_entry(struct torch_file *z, const char *name, const void *data, size_t n)
