@@ -1,0 +1,324 @@
+/* jobs.c - inputs, queue and results in memory. See jobs.h. */
+#include "jobs.h"
+
+#include "hash.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SUFFIX_ROOM = 16 }; /* ".gaussian.ply", ".preview.png", ".error.txt" and "-99" fit */
+enum { STEM_TRIES = 100 };
+
+static size_t hash_id(uint64_t id, size_t buckets)
+{
+	return (size_t)((id * 0x9e3779b97f4a7c15u) >> 20) & (buckets - 1);
+}
+
+static size_t hash_text(const char *text, size_t buckets)
+{
+	uint64_t h = 0xcbf29ce484222325u;
+	for (; *text; text++)
+		h = (h ^ (unsigned char)*text) * 0x100000001b3u;
+	return (size_t)(h ^ h >> 29) & (buckets - 1);
+}
+
+static size_t hash_key(const uint8_t *key, size_t buckets)
+{
+	uint64_t h;
+	memcpy(&h, key, sizeof h); /* a hash already */
+	return (size_t)h & (buckets - 1);
+}
+
+bool jobs_init(struct jobs *jobs)
+{
+	*jobs = (struct jobs){.input_buckets = 4096, .result_buckets = 4096, .next_seq = 1};
+	jobs->inputs_by_id = calloc(jobs->input_buckets, sizeof *jobs->inputs_by_id);
+	jobs->inputs_by_stem = calloc(jobs->input_buckets, sizeof *jobs->inputs_by_stem);
+	jobs->results_by_id = calloc(jobs->result_buckets, sizeof *jobs->results_by_id);
+	jobs->results_by_key = calloc(jobs->result_buckets, sizeof *jobs->results_by_key);
+	if (jobs->inputs_by_id && jobs->inputs_by_stem && jobs->results_by_id && jobs->results_by_key)
+		return true;
+	jobs_finish(jobs);
+	return false;
+}
+
+static void free_input(struct input *input)
+{
+	free(input->stem);
+	free(input->error);
+	free(input);
+}
+
+void jobs_finish(struct jobs *jobs)
+{
+	for (size_t i = 0; jobs->inputs_by_id && i < jobs->input_buckets; i++) {
+		for (struct input *input = jobs->inputs_by_id[i], *next; input; input = next) {
+			next = input->next_id;
+			free_input(input);
+		}
+	}
+	for (size_t i = 0; jobs->results_by_id && i < jobs->result_buckets; i++) {
+		for (struct result *result = jobs->results_by_id[i], *next; result; result = next) {
+			next = result->next_id;
+			free(result);
+		}
+	}
+	free(jobs->inputs_by_id);
+	free(jobs->inputs_by_stem);
+	free(jobs->results_by_id);
+	free(jobs->results_by_key);
+	*jobs = (struct jobs){0};
+}
+
+struct input *jobs_find(const struct jobs *jobs, uint64_t id)
+{
+	struct input *input = jobs->inputs_by_id[hash_id(id, jobs->input_buckets)];
+	while (input && input->id != id)
+		input = input->next_id;
+	return input;
+}
+
+struct input *jobs_input(struct jobs *jobs, uint64_t id)
+{
+	struct input *input = jobs_find(jobs, id);
+	if (input)
+		return input;
+	input = calloc(1, sizeof *input);
+	if (!input)
+		return NULL;
+	input->id = id;
+	struct input **bucket = &jobs->inputs_by_id[hash_id(id, jobs->input_buckets)];
+	input->next_id = *bucket;
+	*bucket = input;
+	jobs->n_inputs++;
+	return input;
+}
+
+static void drop_stem(struct jobs *jobs, struct input *input)
+{
+	if (!input->stem)
+		return;
+	struct input **at = &jobs->inputs_by_stem[hash_text(input->stem, jobs->input_buckets)];
+	while (*at != input)
+		at = &(*at)->next_stem;
+	*at = input->next_stem;
+	free(input->stem);
+	input->stem = NULL;
+}
+
+static void leave_list(struct input *input)
+{
+	struct input_list *list = input->list;
+	if (!list)
+		return;
+	*(input->before ? &input->before->after : &list->first) = input->after;
+	*(input->after ? &input->after->before : &list->last) = input->before;
+	input->before = input->after = NULL;
+	input->list = NULL;
+	list->n--;
+}
+
+/* By seq: from the end, which is where nearly all belong. */
+static void enter_list(struct input_list *list, struct input *input)
+{
+	struct input *before = list->last;
+	while (before && before->seq > input->seq)
+		before = before->before;
+	input->list = list;
+	input->before = before;
+	input->after = before ? before->after : list->first;
+	*(before ? &before->after : &list->first) = input;
+	*(input->after ? &input->after->before : &list->last) = input;
+	list->n++;
+}
+
+void jobs_forget(struct jobs *jobs, struct input *input)
+{
+	if (!input)
+		return;
+	leave_list(input);
+	drop_stem(jobs, input);
+	struct input **at = &jobs->inputs_by_id[hash_id(input->id, jobs->input_buckets)];
+	while (*at != input)
+		at = &(*at)->next_id;
+	*at = input->next_id;
+	jobs->n_inputs--;
+	free_input(input);
+}
+
+void jobs_set_state(struct jobs *jobs, struct input *input, enum input_state state, bool unpublished)
+{
+	struct input_list *list = state == INPUT_QUEUED ? &jobs->queue : unpublished ? &jobs->outcomes : NULL;
+	input->state = state;
+	input->unpublished = unpublished;
+	if (list == input->list)
+		return;
+	leave_list(input);
+	if (list)
+		enter_list(list, input);
+}
+
+void jobs_enqueue(struct jobs *jobs, struct input *input)
+{
+	leave_list(input);
+	input->seq = jobs->next_seq++;
+	input->deaths = 0;
+	input->storage_tries = 0;
+	jobs_set_error(input, NULL);
+	jobs_set_state(jobs, input, INPUT_QUEUED, false);
+}
+
+struct input *jobs_next(struct jobs *jobs)
+{
+	struct input *above = NULL, *lowest = NULL; /* the next user after the last one, and the first of all */
+	for (struct input *input = jobs->queue.first; input; input = input->after) {
+		if (input->uid > jobs->last_uid && (!above || input->uid < above->uid))
+			above = input;
+		if (!lowest || input->uid < lowest->uid)
+			lowest = input;
+	}
+	struct input *next = above ? above : lowest;
+	if (next)
+		jobs->last_uid = next->uid;
+	return next;
+}
+
+bool jobs_set_error(struct input *input, const char *text)
+{
+	char *copy = text ? strdup(text) : NULL;
+	free(input->error);
+	input->error = copy;
+	return copy || !text;
+}
+
+bool jobs_set_stem(struct jobs *jobs, struct input *input, const char *stem)
+{
+	char *copy = strdup(stem);
+	if (!copy)
+		return false;
+	drop_stem(jobs, input);
+	input->stem = copy;
+	struct input **bucket = &jobs->inputs_by_stem[hash_text(copy, jobs->input_buckets)];
+	input->next_stem = *bucket;
+	*bucket = input;
+	return true;
+}
+
+/* Shorten a component so that a suffix fits, keeping it unique by a hash of the whole and cutting no UTF-8 character.
+ */
+static size_t fit_component(char *name, size_t len)
+{
+	char tag[16];
+	uint8_t digest[4];
+	if (len + SUFFIX_ROOM <= TREE_NAME_MAX)
+		return len;
+	hash_once(digest, sizeof digest, name, len);
+	snprintf(tag, sizeof tag, "~%02x%02x%02x%02x", digest[0], digest[1], digest[2], digest[3]);
+	len = TREE_NAME_MAX - SUFFIX_ROOM - strlen(tag);
+	for (int back = 0; back < 3 && ((unsigned char)name[len] & 0xc0) == 0x80; back++)
+		len--;
+	memcpy(name + len, tag, strlen(tag));
+	return len + strlen(tag);
+}
+
+bool jobs_stem_candidate(const char *path, int i, char *stem, size_t path_max)
+{
+	size_t len = strlen(path);
+	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	const char *dot = strrchr(name, '.');
+	if (len + SUFFIX_ROOM + 16 > path_max)
+		return false;
+	size_t folder = name - path, keep = i == 0 && dot && dot > name ? (size_t)(dot - name) : strlen(name);
+	memcpy(stem, path, folder + keep);
+	keep = fit_component(stem + folder, keep);
+	stem[folder + keep] = '\0';
+	if (i >= 2)
+		sprintf(stem + folder + keep, "-%d", i);
+	return true;
+}
+
+/* Whether some other input that is still named so goes by the stem. */
+static bool stem_taken(const struct jobs *jobs, const struct tree *tree, const struct input *input, const char *stem)
+{
+	char path[PATH_MAX], candidate[PATH_MAX];
+	for (struct input *other = jobs->inputs_by_stem[hash_text(stem, jobs->input_buckets)]; other;
+		other = other->next_stem) {
+		if (other == input || strcmp(other->stem, stem) != 0)
+			continue;
+		const struct tree_node *node = tree_find(tree, other->id);
+		if (!node || !node->parent || !tree_path(node, path, sizeof path))
+			continue;
+		for (int i = 0; i < STEM_TRIES && jobs_stem_candidate(path, i, candidate, sizeof candidate); i++)
+			if (strcmp(candidate, stem) == 0)
+				return true;
+	}
+	return false;
+}
+
+bool jobs_claim_stem(struct jobs *jobs, const struct tree *tree, struct input *input, const char *path)
+{
+	char stem[PATH_MAX];
+	for (int i = 0; i < STEM_TRIES; i++) {
+		if (!jobs_stem_candidate(path, i, stem, sizeof stem))
+			return false;
+		if (input->stem && strcmp(input->stem, stem) == 0)
+			return true;
+		if (!stem_taken(jobs, tree, input, stem))
+			return jobs_set_stem(jobs, input, stem);
+	}
+	return false;
+}
+
+struct result *jobs_result(const struct jobs *jobs, uint64_t id)
+{
+	struct result *result = jobs->results_by_id[hash_id(id, jobs->result_buckets)];
+	while (result && result->id != id)
+		result = result->next_id;
+	return result;
+}
+
+struct result *jobs_result_by_key(const struct jobs *jobs, const uint8_t *key, enum job_output output)
+{
+	struct result *result = jobs->results_by_key[hash_key(key, jobs->result_buckets)];
+	while (result && (result->output != output || memcmp(result->key, key, JOBS_KEY_LEN) != 0))
+		result = result->next_key;
+	return result;
+}
+
+struct result *jobs_add_result(struct jobs *jobs, uint64_t id, uint64_t source, const uint8_t *key, unsigned output)
+{
+	jobs_drop_result(jobs, id);
+	struct result *result = calloc(1, sizeof *result);
+	if (!result)
+		return NULL;
+	result->id = id;
+	result->source = source;
+	memcpy(result->key, key, JOBS_KEY_LEN);
+	result->output = output;
+	struct result **by_id = &jobs->results_by_id[hash_id(id, jobs->result_buckets)];
+	struct result **by_key = &jobs->results_by_key[hash_key(key, jobs->result_buckets)];
+	result->next_id = *by_id;
+	result->next_key = *by_key;
+	*by_id = *by_key = result;
+	jobs->n_results++;
+	return result;
+}
+
+void jobs_drop_result(struct jobs *jobs, uint64_t id)
+{
+	struct result *result = jobs_result(jobs, id);
+	if (!result)
+		return;
+	struct result **at = &jobs->results_by_id[hash_id(id, jobs->result_buckets)];
+	while (*at != result)
+		at = &(*at)->next_id;
+	*at = result->next_id;
+	at = &jobs->results_by_key[hash_key(result->key, jobs->result_buckets)];
+	while (*at != result)
+		at = &(*at)->next_key;
+	*at = result->next_key;
+	jobs->n_results--;
+	free(result);
+}

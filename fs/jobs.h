@@ -1,0 +1,91 @@
+/* jobs.h - which inputs were submitted, what became of them, and which results came of which content.
+ * Plain data, no threads, no disk: fs->lock guards it, record.h persists it, scheduler.c works the queue off.
+ *
+ * An input has at most one job at a time, so an input *is* its job. */
+#ifndef JOBS_H
+#define JOBS_H
+
+#include "protocol.h"
+#include "tree.h"
+
+enum { JOBS_KEY_LEN = 16, JOBS_POISON = 3 };
+
+enum input_state { INPUT_IDLE, INPUT_QUEUED, INPUT_RUNNING, INPUT_DONE, INPUT_FAILED };
+
+struct input {
+	uint64_t id;			    /* of its node */
+	struct input *next_id, *next_stem;  /* hash chains */
+	struct input_list *list;	    /* the queue, or the outcomes to publish; NULL: in neither */
+	struct input *before, *after;	    /* in list, by seq */
+	uint64_t seq;			    /* order of submission */
+	uint8_t key[JOBS_KEY_LEN];	    /* hash of the content and the effective options last submitted */
+	int64_t stamp_size, stamp_mtime_ns; /* of the content's file then: differs at a start = written since */
+	struct job_options options;	    /* of that submission */
+	uint32_t uid;			    /* whose turn it uses */
+	uint8_t state;			    /* enum input_state */
+	uint8_t deaths;			    /* workers that it killed */
+	uint8_t storage_tries;		    /* how often the state disk was full; not persisted */
+	bool unpublished; /* done through results that exist, or failed, before it ran: the scheduler has to publish
+			     that */
+	char *stem;	  /* "d/a": its results are out/d/a.*; NULL: none yet */
+	char *error;	  /* one line; INPUT_FAILED */
+};
+
+/* A file in out/ that a job made. */
+struct result {
+	uint64_t id;	 /* of its node */
+	uint64_t source; /* id of the input */
+	struct result *next_id, *next_key;
+	uint8_t key[JOBS_KEY_LEN];
+	uint8_t output; /* enum job_output; JOB_OUTPUTS: an error file */
+};
+
+struct input_list {
+	struct input *first, *last;
+	long n;
+};
+
+struct jobs {
+	struct input **inputs_by_id, **inputs_by_stem;
+	struct result **results_by_id, **results_by_key;
+	size_t n_inputs, input_buckets, n_results, result_buckets;
+	struct input_list queue;    /* INPUT_QUEUED */
+	struct input_list outcomes; /* unpublished */
+	long n_done, n_failed;	    /* since the daemon started */
+	uint64_t next_seq;
+	uint32_t last_uid; /* who had the last turn */
+};
+
+bool jobs_init(struct jobs *jobs);
+void jobs_finish(struct jobs *jobs);
+
+struct input *jobs_find(const struct jobs *jobs, uint64_t id);
+/* Found or made, INPUT_IDLE. NULL: out of memory. */
+struct input *jobs_input(struct jobs *jobs, uint64_t id);
+/* Take it out of every table and free it. NULL is fine. */
+void jobs_forget(struct jobs *jobs, struct input *input);
+
+/* Change the state, and with it the list that the input is in. */
+void jobs_set_state(struct jobs *jobs, struct input *input, enum input_state state, bool unpublished);
+/* A new submission: the next place in the order. */
+void jobs_enqueue(struct jobs *jobs, struct input *input);
+/* Whose turn it is: the oldest input of the next user, in a circle over the users who wait. NULL: none waits. */
+struct input *jobs_next(struct jobs *jobs);
+bool jobs_set_error(struct input *input, const char *text);
+
+/* Give the input the stem that its path ("d/a.png") asks for: "d/a"; if another live input goes by it, "d/a.png", then
+ * "d/a.png-2" ... Names that would not fit 255 bytes with any suffix are shortened and get a hash. The owner of a stem
+ * that has been renamed away loses it. False: out of memory. */
+bool jobs_claim_stem(struct jobs *jobs, const struct tree *tree, struct input *input, const char *path);
+/* For jobs_claim_stem and for loading: */
+bool jobs_set_stem(struct jobs *jobs, struct input *input, const char *stem);
+/* The i-th candidate (0, 1, 2 ...) for a path; stem has room for path_max bytes. False: too long. */
+bool jobs_stem_candidate(const char *path, int i, char *stem, size_t path_max);
+
+struct result *jobs_result(const struct jobs *jobs, uint64_t id);
+/* A result of this key and kind, or NULL. */
+struct result *jobs_result_by_key(const struct jobs *jobs, const uint8_t *key, enum job_output output);
+struct result *jobs_add_result(struct jobs *jobs, uint64_t id, uint64_t source, const uint8_t *key, unsigned output);
+void jobs_drop_result(struct jobs *jobs, uint64_t id); /* nothing when there is none */
+
+#endif
