@@ -1,0 +1,93 @@
+/* fs.h - one mounted trellisfs: what its threads share, and who owns what.
+ *
+ *   thread          does                                                     may block on
+ *   FUSE threads    ops.c: a request, one reply (names.c files.c xattrs.c)    the lock, the state disk
+ *   ingest          ingest.c: settle, whole-image check, hash, submit        the lock, the state disk
+ *   sync            sync.c: fsync in groups, compacts the journal            the state disk
+ *   scheduler       scheduler.c: owns worker_link, publisher, model watch;   the helper (5 s, then it is replaced)
+ *                   works the queue off, publishes
+ *   main            starts the others, then runs libfuse's loop              -
+ *
+ *   process         helper.c: makes results appear through the mount, so that inotify sees them. Started before the
+ *                   mount; has no descriptor of it and never holds one while idle.
+ *                   worker (`trellis worker`): the model. Started by worker_link.c.
+ *
+ * Lock order: fs->lock first; ingest, sync and scheduler each have a private lock for their mailbox, which is the last
+ * one taken and never held over a call. No FUSE thread waits for anything but the lock and the state disk, and nobody
+ * makes a system call on the mount itself: only the helper does. */
+#ifndef FS_H
+#define FS_H
+
+#include "jobs.h"
+#include "journal.h"
+#include "options.h"
+#include "state.h"
+#include "tree.h"
+
+#include <pthread.h>
+#include <sys/stat.h>
+
+struct ingest;
+struct sync_thread;
+struct scheduler;
+struct special_files;
+
+/* A result on its way into out/, and how FUSE threads recognise the helper that brings it (publish.h). */
+struct publication {
+	int32_t helper_pid; /* 0: no helper */
+	char token[40];	    /* ".publish-" and 16 hexadecimal digits; "": nothing waits */
+	uint64_t node;	    /* the nameless node */
+	bool armed;	    /* the helper has looked the token up */
+	uint64_t source;    /* the input it belongs to */
+	uint64_t seq;	    /* of the submission: if the input has a newer one, this result is not wanted */
+	uint8_t key[JOBS_KEY_LEN];
+	uint8_t output; /* enum job_output or JOB_OUTPUTS */
+	bool last;	/* the input's outcome is complete with it */
+};
+
+struct fs {
+	const struct options *options; /* constant */
+	struct state state;	       /* constant after the start */
+	int64_t start_ns;	       /* constant: CLOCK_MONOTONIC */
+	dev_t device;		       /* of the mount, as the helper saw it; scheduler thread only */
+
+	pthread_mutex_t lock;
+	struct tree tree;		/* lock */
+	struct jobs jobs;		/* lock */
+	struct journal journal;		/* lock */
+	struct job_options config;	/* lock */
+	int64_t used_bytes;		/* lock: sizes of all files */
+	struct bytes change;		/* lock: scratch of fs_commit */
+	struct publication publication; /* lock */
+
+	/* Each set once before the FUSE loop starts, NULL in tests that need no threads. */
+	struct ingest *ingest;
+	struct sync_thread *sync;
+	struct scheduler *scheduler;
+	struct special_files *special;
+};
+
+/* Who asks, from the request. */
+struct caller {
+	uint32_t uid, gid;
+	int32_t pid;
+};
+
+/* Open the state directory and load what is in it. state_path: absolute. */
+bool fs_init(struct fs *fs, const struct options *options, const char *state_path, struct error *err);
+void fs_finish(struct fs *fs);
+
+/* Guarded by fs->lock:
+ *   struct bytes *change = fs_change(fs);
+ *   record_node(change, node); ...
+ *   error = fs_commit(fs, false);          0 or errno: then nothing was written */
+struct bytes *fs_change(struct fs *fs);
+int fs_commit(struct fs *fs, bool frees_space);
+
+int64_t fs_now_ns(void);       /* CLOCK_REALTIME_COARSE, the clock of file times */
+int64_t fs_monotonic_ns(void); /* CLOCK_MONOTONIC */
+
+/* A line for the log (stderr in the foreground, else syslog); control bytes are escaped. */
+__attribute__((format(printf, 1, 2))) void fs_log(const char *format, ...);
+
+#endif

@@ -1,0 +1,22 @@
+/* ingest.h - the thread that decides when a file is complete and makes it a job.
+ *
+ * Complete: no open writer, changed since the last job, not empty, a name that may be a picture, quiet, and the image
+ * is all there. Quiet means 300 ms after the last writer's RELEASE; without any FLUSH (an NFS server, which opens,
+ * writes and closes for every request) 2 s after the last WRITE. An image that is not whole is given 5 s of quiet, then
+ * fails. */
+#ifndef INGEST_H
+#define INGEST_H
+
+#include "fs.h"
+
+/* Starting looks at every input that changed after its last job, also before the daemon was last ended. */
+bool ingest_start(struct fs *fs, struct error *err);
+void ingest_stop(struct fs *fs);
+
+/* These need fs->lock and do nothing when no ingest runs. */
+void ingest_released(struct fs *fs, struct tree_node *node); /* the last writer has gone */
+void ingest_renamed(struct fs *fs, struct tree_node *node);  /* a rename is a commit: don't wait */
+void ingest_submit(struct fs *fs, struct tree_node *node);   /* user.trellis.submit=1: now, whatever has been done */
+long ingest_waiting(const struct fs *fs);		     /* files that settle */
+
+#endif

@@ -1,0 +1,187 @@
+/* mount.c - mountpoint, session, threads, and their end. See mount.h. */
+#include "mount.h"
+
+#include "ingest.h"
+#include "ops.h"
+#include "scheduler.h"
+#include "special.h"
+#include "sync.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char **environ;
+
+char *mount_absolute_path(const char *path, struct error *err)
+{
+	char copy[PATH_MAX], folder[PATH_MAX], *joined = NULL;
+	if (snprintf(copy, sizeof copy, "%s", path) >= (int)sizeof copy) {
+		error_set(err, "%s: the path is too long", path);
+		return NULL;
+	}
+	for (size_t len = strlen(copy); len > 1 && copy[len - 1] == '/'; len--)
+		copy[len - 1] = '\0';
+	char *slash = strrchr(copy, '/'), *name = slash ? slash + 1 : copy;
+	bool whole = !name[0] || strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
+	if (slash && slash != copy && !whole)
+		*slash = '\0';
+	if (!realpath(whole ? copy : !slash ? "." : slash == copy ? "/" : copy, folder))
+		error_set(err, "%s: %s", path, strerror(errno));
+	else if (asprintf(&joined, "%s%s%s", folder, whole || !folder[1] ? "" : "/", whole ? "" : name) < 0)
+		joined = NULL;
+	return joined;
+}
+
+/* Is the topmost mount at that path one of ours? /proc/self/mountinfo: ... mountpoint options ... - fstype source ...
+ */
+static bool is_our_mount(const char *mountpoint)
+{
+	char *line = NULL;
+	size_t size = 0;
+	bool ours = false;
+	FILE *info = fopen("/proc/self/mountinfo", "re");
+	while (info && getline(&line, &size, info) > 0) {
+		char path[PATH_MAX], type[64];
+		const char *dash = strstr(line, " - ");
+		if (!dash || sscanf(line, "%*d %*d %*s %*s %4095s", path) != 1 || sscanf(dash, " - %63s", type) != 1)
+			continue;
+		for (char *in = path, *out = path;; in++, out++) { /* \040 and the like */
+			unsigned code;
+			if (in[0] == '\\' && sscanf(in + 1, "%3o", &code) == 1) {
+				*out = (char)code;
+				in += 3;
+			} else if (!(*out = *in)) {
+				break;
+			}
+		}
+		if (strcmp(path, mountpoint) == 0)
+			ours = strcmp(type, "fuse.trellisfs") == 0;
+	}
+	free(line);
+	if (info)
+		fclose(info);
+	return ours;
+}
+
+static bool unmount_stale(const char *mountpoint, struct error *err)
+{
+	int status = 0;
+	pid_t pid;
+	if (umount2(mountpoint, MNT_DETACH) == 0)
+		return true;
+	char *const argv[] = {
+		(char *)"fusermount3", (char *)"-u", (char *)"-z", (char *)"--", (char *)mountpoint, NULL};
+	int error = posix_spawnp(&pid, argv[0], NULL, NULL, argv, environ);
+	if (!error && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0)
+		return true;
+	return error_set(err, "%s: a dead mount is in the way and cannot be unmounted", mountpoint);
+}
+
+bool mount_is_empty(const char *path, struct error *err)
+{
+	DIR *dir = opendir(path);
+	if (!dir)
+		return error_set(err, "%s: %s", path, strerror(errno));
+	int n = 0;
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n <= 2 || error_set(err, "%s: the folder is not empty", path);
+}
+
+bool mount_prepare(const char *mountpoint, struct error *err)
+{
+	struct stat st;
+	if (stat(mountpoint, &st) != 0 && (errno == ENOTCONN || errno == ECONNABORTED)) {
+		if (!is_our_mount(mountpoint))
+			return error_set(err, "%s: a dead mount of another file system is in the way", mountpoint);
+		if (!unmount_stale(mountpoint, err))
+			return false;
+		fs_log("%s: took a dead mount away", mountpoint);
+	}
+	if (stat(mountpoint, &st) != 0)
+		return error_set(err, "%s: %s", mountpoint, strerror(errno));
+	if (!S_ISDIR(st.st_mode))
+		return error_set(err, "%s: the mountpoint is not a folder", mountpoint);
+	if (is_our_mount(mountpoint))
+		return error_set(err, "%s: a trellisfs is already mounted there", mountpoint);
+	return mount_is_empty(mountpoint, err);
+}
+
+static struct fuse_session *open_session(struct fs *fs)
+{
+	const struct options *o = fs->options;
+	char options[512];
+	snprintf(options, sizeof options, "fsname=trellisfs,subtype=trellisfs,default_permissions,nosuid,nodev%s%s",
+		o->allow_other ? ",allow_other" : "", o->mount_options);
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	bool ok = fuse_opt_add_arg(&args, "trellisfs") == 0 && fuse_opt_add_arg(&args, "-o") == 0 &&
+		  fuse_opt_add_arg(&args, options) == 0 && (!o->debug || fuse_opt_add_arg(&args, "-d") == 0);
+	struct fuse_session *session = ok ? fuse_session_new(&args, &trellisfs_ops, sizeof trellisfs_ops, fs) : NULL;
+	fuse_opt_free_args(&args);
+	return session;
+}
+
+/* Our threads leave signals to the main one: libfuse ends its loop there. */
+static bool start_threads(
+	struct fs *fs, void (*ready)(void *user, const struct error *failure), void *user, struct error *err)
+{
+	sigset_t all, old;
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, &old);
+	bool ok = sync_start(fs, err) && ingest_start(fs, err) && scheduler_start(fs, ready, user, err);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return ok;
+}
+
+static int run_loop(struct fs *fs, struct fuse_session *session)
+{
+	if (fs->options->single_thread)
+		return fuse_session_loop(session);
+	struct fuse_loop_config *config = fuse_loop_cfg_create();
+	fuse_loop_cfg_set_clone_fd(config, 0);
+	fuse_loop_cfg_set_max_threads(config, 10);
+	fuse_loop_cfg_set_idle_threads(config, 4);
+	int result = fuse_session_loop_mt(session, config);
+	fuse_loop_cfg_destroy(config);
+	return result;
+}
+
+/* The order matters. The helper goes first to the mount, so it is started before there is one; when all ends, the mount
+ * goes before the threads, because the helper may wait in a call that nobody will answer any more. */
+bool mount_run(struct fs *fs, void (*ready)(void *user, const struct error *failure), void *user, struct error *err)
+{
+	struct fuse_session *session = NULL;
+	bool mounted = false, ok = special_start(fs, ops_notify_poll, ops_drop_poll, err) && scheduler_create(fs, err);
+	if (ok) {
+		session = open_session(fs);
+		ok = session && fuse_set_signal_handlers(session) == 0;
+		mounted = ok && fuse_session_mount(session, fs->options->mountpoint) == 0;
+		if (!mounted)
+			ok = error_set(err, "%s: cannot mount (is /dev/fuse there, and fusermount3 installed?)",
+				fs->options->mountpoint);
+	}
+	ok = ok && start_threads(fs, ready, user, err);
+	if (ok && run_loop(fs, session) < 0)
+		ok = error_set(err, "the FUSE loop has failed");
+	special_silence(fs);
+	if (mounted)
+		fuse_session_unmount(session);
+	scheduler_stop(fs);
+	ingest_stop(fs);
+	sync_stop(fs);
+	if (session) {
+		fuse_remove_signal_handlers(session);
+		fuse_session_destroy(session);
+	}
+	special_stop(fs);
+	return ok;
+}

@@ -1,0 +1,28 @@
+/* outcome.h - bring the outcome of an input into out/: the files that a worker wrote, those of an equal picture, or an
+ * error file. Called by the scheduler thread without fs->lock. */
+#ifndef OUTCOME_H
+#define OUTCOME_H
+
+#include "fs.h"
+#include "publish.h"
+
+/* Output files of one job, made before it runs. */
+struct outcome_files {
+	uint64_t ids[JOB_OUTPUTS]; /* 0: not asked for */
+	int fds[JOB_OUTPUTS];
+};
+
+/* 0 or an errno; on failure nothing is left behind. */
+int outcome_make_files(struct fs *fs, uint32_t outputs, struct outcome_files *files);
+/* Close them; remove those that were not published. */
+void outcome_drop_files(struct fs *fs, struct outcome_files *files, bool remove);
+
+/* Publish what a worker wrote for submission seq of the input; the .glb last. 0, ECANCELED, or a storage error. */
+int outcome_publish(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq,
+	struct outcome_files *files, const uint64_t sizes[JOB_OUTPUTS]);
+/* Publish the results of an equal picture again. ENOENT: they have gone meanwhile, the job has to run. */
+int outcome_publish_again(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq);
+/* Publish an error file. If that is impossible the input is failed without one. */
+void outcome_fail(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq, const char *text);
+
+#endif

@@ -1,0 +1,362 @@
+/* publish.c - the daemon's side of publishing. See publish.h. */
+#include "publish.h"
+
+#include "helper.h"
+#include "names.h"
+#include "record.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char **environ;
+
+enum { ANSWER_TIMEOUT_S = 5 };
+
+struct publisher {
+	struct fs *fs;
+	pid_t pid;
+	int socket; /* -1: no helper */
+	uint64_t device;
+	char notice[256];
+};
+
+bool publish_is_helper(const struct fs *fs, const struct caller *caller)
+{
+	return caller && caller->pid != 0 && caller->pid == fs->publication.helper_pid;
+}
+
+struct tree_node *publish_waiting(struct fs *fs, const struct caller *caller, const char *name)
+{
+	const struct publication *waiting = &fs->publication;
+	if (!waiting->node || !publish_is_helper(fs, caller) || strcmp(name, waiting->token) != 0)
+		return NULL;
+	return tree_find(&fs->tree, waiting->node);
+}
+
+/* Is the outcome still wanted? */
+static struct input *wanted_input(struct fs *fs, const struct publication *p)
+{
+	struct input *input = jobs_find(&fs->jobs, p->source);
+	return input && input->seq == p->seq && (input->state == INPUT_RUNNING || input->unpublished) ? input : NULL;
+}
+
+int publish_bind(struct fs *fs, struct tree_node *parent, const char *name, uint64_t *removed)
+{
+	struct publication *p = &fs->publication;
+	struct tree_node *node = tree_find(&fs->tree, p->node), *old = tree_lookup(&fs->tree, parent, name);
+	struct input *input = wanted_input(fs, p);
+	*removed = 0;
+	if (!input || !node)
+		return ECANCELED;
+	if (old && S_ISDIR(old->mode))
+		return EISDIR;
+	struct input finished = *input;
+	finished.state = p->output == JOB_OUTPUTS ? INPUT_FAILED : INPUT_DONE;
+	finished.unpublished = false;
+	struct result result = {.id = node->id, .source = p->source, .output = p->output};
+	memcpy(result.key, p->key, sizeof result.key);
+	struct bytes *change = fs_change(fs);
+	if (old)
+		record_node_gone(change, old->id);
+	node->area = AREA_OUT;
+	record_node(change, node, parent->id, name);
+	record_result(change, &result);
+	if (p->last)
+		record_input(change, &finished);
+	int error = fs_commit(fs, old != NULL);
+	if (error)
+		return error;
+
+	if (old && !names_remove_node(fs, old, removed))
+		*removed = 0;
+	if (!tree_link(&fs->tree, node, parent, name))
+		return ENOMEM;
+	parent->mtime_ns = parent->ctime_ns = fs_now_ns();
+	jobs_add_result(&fs->jobs, node->id, p->source, p->key, p->output);
+	if (p->last) {
+		jobs_set_state(&fs->jobs, input, finished.state, false);
+		*(finished.state == INPUT_DONE ? &fs->jobs.n_done : &fs->jobs.n_failed) += 1;
+	}
+	*p = (struct publication){.helper_pid = p->helper_pid};
+	return 0;
+}
+
+static void set_helper_pid(struct fs *fs, pid_t pid)
+{
+	pthread_mutex_lock(&fs->lock);
+	fs->publication.helper_pid = pid;
+	pthread_mutex_unlock(&fs->lock);
+}
+
+/* A fresh process of this program: it inherits its end of the socket and nothing else. */
+static bool start_helper(struct publisher *publisher, struct error *err)
+{
+	int ends[2], error;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+		return error_set(err, "cannot start the helper: %s", strerror(errno));
+	char *const argv[] = {
+		(char *)"trellisfs-helper", (char *)HELPER_ARGUMENT, publisher->fs->options->mountpoint, NULL};
+	posix_spawn_file_actions_t actions;
+	posix_spawnattr_t attr;
+	sigset_t none;
+	sigemptyset(&none);
+	posix_spawn_file_actions_init(&actions);
+	posix_spawnattr_init(&attr);
+	posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDWR, 0);
+	if (ends[1] == HELPER_FD) /* dup2 onto itself would keep CLOEXEC on some systems */
+		posix_spawn_file_actions_adddup2(&actions, ends[1], HELPER_FD + 1);
+	posix_spawn_file_actions_adddup2(&actions, ends[1] == HELPER_FD ? HELPER_FD + 1 : ends[1], HELPER_FD);
+	if (ends[1] == HELPER_FD)
+		posix_spawn_file_actions_addclose(&actions, HELPER_FD + 1);
+	posix_spawnattr_setsigmask(&attr, &none);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
+	error = posix_spawn(&publisher->pid, "/proc/self/exe", &actions, &attr, argv, environ);
+	posix_spawn_file_actions_destroy(&actions);
+	posix_spawnattr_destroy(&attr);
+	close(ends[1]);
+	if (error) {
+		close(ends[0]);
+		publisher->pid = 0;
+		return error_set(err, "cannot start the helper: %s", strerror(error));
+	}
+	struct timeval timeout = {.tv_sec = ANSWER_TIMEOUT_S};
+	setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+	publisher->socket = ends[0];
+	set_helper_pid(publisher->fs, publisher->pid);
+	return true;
+}
+
+/* Never waits for long: a helper that hangs in a call is left to init. */
+static void end_helper(struct publisher *publisher)
+{
+	if (publisher->socket < 0)
+		return;
+	set_helper_pid(publisher->fs, 0);
+	close(publisher->socket);
+	publisher->socket = -1;
+	kill(publisher->pid, SIGKILL);
+	for (int i = 0; i < 100 && waitpid(publisher->pid, NULL, WNOHANG) == 0; i++)
+		usleep(2000);
+	publisher->pid = 0;
+}
+
+struct publisher *publisher_create(struct fs *fs, struct error *err)
+{
+	struct publisher *publisher = calloc(1, sizeof *publisher);
+	if (!publisher) {
+		error_set(err, "out of memory");
+		return NULL;
+	}
+	publisher->fs = fs;
+	publisher->socket = -1;
+	if (!start_helper(publisher, err)) {
+		free(publisher);
+		return NULL;
+	}
+	return publisher;
+}
+
+void publisher_destroy(struct publisher *publisher)
+{
+	if (!publisher)
+		return;
+	end_helper(publisher);
+	free(publisher);
+}
+
+const char *publisher_notice(const struct publisher *publisher)
+{
+	return publisher->notice;
+}
+
+/* One request and its answer; an errno. EPIPE: no helper, or it died or hung and has been ended. */
+static int ask_once(struct publisher *publisher, struct helper_request *request)
+{
+	struct helper_answer answer;
+	if (publisher->socket < 0)
+		return EPIPE;
+	request->device = publisher->device;
+	ssize_t n = send(publisher->socket, request, sizeof *request, MSG_NOSIGNAL);
+	while (n == sizeof *request && (n = recv(publisher->socket, &answer, sizeof answer, 0)) < 0 && errno == EINTR)
+		n = sizeof *request;
+	if (n != sizeof answer) {
+		end_helper(publisher);
+		return EPIPE;
+	}
+	if (request->op == HELPER_ADOPT && !answer.error)
+		publisher->device = answer.device;
+	return answer.error;
+}
+
+static int ask(struct publisher *publisher, enum helper_op op, const char *token, const char *format, const char *path)
+{
+	struct helper_request request = {.op = op};
+	struct error why;
+	if (snprintf(request.path, sizeof request.path, format, path) >= (int)sizeof request.path)
+		return ENAMETOOLONG;
+	if (token)
+		memcpy(request.token, token, strlen(token) + 1);
+	int error = ask_once(publisher, &request);
+	if (error == EPIPE && start_helper(publisher, &why)) {
+		fs_log("the helper had died and was started again");
+		error = ask_once(publisher, &request);
+	}
+	publisher->notice[0] = '\0';
+	if (error == EPIPE || error == ENODEV || error == ENOTCONN || error == ECONNABORTED)
+		snprintf(publisher->notice, sizeof publisher->notice,
+			"results appear without waking watchers: the helper cannot reach the mount (%s)",
+			strerror(error));
+	return error;
+}
+
+bool publisher_adopt(struct publisher *publisher, struct error *err)
+{
+	int error = ask(publisher, HELPER_ADOPT, NULL, "%s", "");
+	return !error || error_set(err, "the mount does not answer: %s", strerror(error));
+}
+
+void publisher_unlink(struct publisher *publisher, const char *path)
+{
+	ask(publisher, HELPER_UNLINK, NULL, "out/%s", path);
+}
+
+void publisher_touch_status(struct publisher *publisher)
+{
+	ask(publisher, HELPER_TOUCH, NULL, "%s", "status");
+}
+
+/* Every folder of out/path, made through the mount where it is missing; if that fails, silently. */
+static int make_folders(struct publisher *publisher, const char *path)
+{
+	struct fs *fs = publisher->fs;
+	char part[PATH_MAX];
+	uint64_t parent = TREE_OUT;
+	for (const char *start = path, *slash; (slash = strchr(start, '/')); start = slash + 1) {
+		snprintf(part, sizeof part, "%.*s", (int)(slash - path), path);
+		char name[TREE_NAME_MAX + 1];
+		snprintf(name, sizeof name, "%.*s", (int)(slash - start), start);
+		struct stat st;
+		int error = names_lookup(fs, NULL, parent, name, &st);
+		if (error == ENOENT && ask(publisher, HELPER_MKDIR, NULL, "out/%s", part) == 0)
+			error = names_lookup(fs, NULL, parent, name, &st);
+		else if (error == ENOENT)
+			error = names_mkdir(fs, NULL, parent, name, 0755, &st);
+		if (error)
+			return error;
+		names_forget(fs, st.st_ino, 1);
+		if (!S_ISDIR(st.st_mode))
+			return ENOTDIR;
+		parent = st.st_ino;
+	}
+	return 0;
+}
+
+static void new_token(char *token, size_t size)
+{
+	uint64_t bits;
+	if (getrandom(&bits, sizeof bits, 0) != sizeof bits)
+		bits = fs_monotonic_ns() * 0x9e3779b97f4a7c15u;
+	snprintf(token, size, ".publish-%016llx", (unsigned long long)bits);
+}
+
+/* Put the node in the tree without a name, and say what is to become of it. */
+static int offer(struct publisher *publisher, const struct publish_file *file, char *token, bool *taken)
+{
+	struct fs *fs = publisher->fs;
+	pthread_mutex_lock(&fs->lock);
+	struct tree_node *node =
+		tree_new(&fs->tree, file->node_id, S_IFREG | (file->mode & 0666), file->uid, file->gid, fs_now_ns());
+	if (node) {
+		struct publication *p = &fs->publication;
+		*p = (struct publication){.helper_pid = p->helper_pid,
+			.node = node->id,
+			.source = file->source,
+			.seq = file->seq,
+			.output = file->output,
+			.last = file->last};
+		memcpy(p->key, file->key, sizeof p->key);
+		new_token(p->token, sizeof p->token);
+		memcpy(token, p->token, sizeof p->token);
+		node->area = AREA_OUT;
+		node->size = file->size;
+		fs->used_bytes += file->size;
+		*taken = tree_resolve(&fs->tree, tree_find(&fs->tree, TREE_OUT), file->path) != NULL;
+	}
+	pthread_mutex_unlock(&fs->lock);
+	return node ? 0 : ENOMEM;
+}
+
+/* Without the helper: watchers see nothing, but the file is there. */
+static int insert_silently(struct publisher *publisher, const char *path)
+{
+	struct fs *fs = publisher->fs;
+	char folder[PATH_MAX];
+	const char *slash = strrchr(path, '/');
+	uint64_t removed = 0;
+	snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 0, path);
+	pthread_mutex_lock(&fs->lock);
+	struct tree_node *parent = tree_resolve(&fs->tree, tree_find(&fs->tree, TREE_OUT), folder);
+	int error = !parent ? ENOENT : S_ISDIR(parent->mode) ? 0 : ENOTDIR;
+	if (!error)
+		error = publish_bind(fs, parent, slash ? slash + 1 : path, &removed);
+	pthread_mutex_unlock(&fs->lock);
+	if (removed)
+		state_content_remove(&fs->state, removed);
+	return error;
+}
+
+/* Whether the node has its name by now; if not, the offer is withdrawn and wanted tells whether it was still of use. */
+static bool bound(struct fs *fs, uint64_t id, bool *wanted)
+{
+	pthread_mutex_lock(&fs->lock);
+	bool yes = fs->publication.node != id;
+	*wanted = !yes && wanted_input(fs, &fs->publication);
+	pthread_mutex_unlock(&fs->lock);
+	return yes;
+}
+
+static void withdraw(struct fs *fs, uint64_t id)
+{
+	pthread_mutex_lock(&fs->lock);
+	fs->publication = (struct publication){.helper_pid = fs->publication.helper_pid};
+	struct tree_node *node = tree_find(&fs->tree, id);
+	bool remove = node && !node->parent && files_drop_node(fs, node);
+	pthread_mutex_unlock(&fs->lock);
+	if (remove)
+		state_content_remove(&fs->state, id);
+}
+
+int publisher_publish(struct publisher *publisher, const struct publish_file *file)
+{
+	struct fs *fs = publisher->fs;
+	char token[sizeof fs->publication.token];
+	bool taken = false, wanted = true;
+	int error = make_folders(publisher, file->path);
+	if (!error)
+		error = offer(publisher, file, token, &taken);
+	if (error) {
+		state_content_remove(&fs->state, file->node_id);
+		return error;
+	}
+	/* The name may come or go while we ask, so each way is tried twice. */
+	for (int i = 0; i < 4 && !bound(fs, file->node_id, &wanted) && wanted; i++, taken = !taken) {
+		error = ask(publisher, taken ? HELPER_RENAME : HELPER_CREATE, token, "out/%s", file->path);
+		if (error && error != EEXIST && error != ENOENT)
+			break;
+	}
+	if (bound(fs, file->node_id, &wanted))
+		return 0;
+	error = wanted ? insert_silently(publisher, file->path) : ECANCELED;
+	if (error)
+		withdraw(fs, file->node_id);
+	return error;
+}

@@ -1,0 +1,42 @@
+/* scheduler.h - the thread that works the queue off: one job at a time goes to the worker, its files are published.
+ * It also owns everything that may be slow and is nobody's request: the worker link, the helper, the model watch. */
+#ifndef SCHEDULER_H
+#define SCHEDULER_H
+
+#include "fs.h"
+#include "status_text.h"
+
+/* The helper is started before the mount, the thread after it. */
+bool scheduler_create(struct fs *fs, struct error *err);
+/* mounted is called on the thread once the mount answers (with NULL) or doesn't (with why). */
+bool scheduler_start(
+	struct fs *fs, void (*mounted)(void *user, const struct error *failure), void *user, struct error *err);
+/* Cancel what runs, end worker and helper: at most about 2 s. Before the mount goes or after. */
+void scheduler_stop(struct fs *fs);
+
+/* Both may be called with fs->lock held, and do nothing when no scheduler runs. */
+void scheduler_wake(struct fs *fs);
+void scheduler_cancel(struct fs *fs, uint64_t input_id);
+
+/* What status says of worker, jobs and errors; strings live in the copy. */
+struct scheduler_report {
+	struct worker_report worker;
+	bool running;
+	uint64_t input; /* of the running job */
+	struct message_progress progress;
+	double running_s;
+	char cutout[16];
+	double last_s;
+	struct {
+		char name[300], text[300];
+		time_t when;
+	} problems[10];
+	int n_problems;
+	char notice[512];
+};
+void scheduler_report(struct fs *fs, struct scheduler_report *report);
+
+/* Called with fs->lock held when an input failed before it became a job. */
+void scheduler_note_problem(struct fs *fs, const char *name, const char *text);
+
+#endif

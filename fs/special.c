@@ -1,0 +1,361 @@
+/* special.c - status, status.json, config, README. See special.h. */
+#include "special.h"
+
+#include "config.h"
+#include "ingest.h"
+#include "names.h"
+#include "record.h"
+#include "scheduler.h"
+#include "status_text.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SNAPSHOT_MS = 1000, CONFIG_WRITE_MAX = 65536 };
+
+static const char README[] =
+	"This folder makes 3D models out of pictures.\n"
+	"\n"
+	"  in/          put pictures here (PNG, JPEG), also in folders: cp chair.png in/\n"
+	"  out/         the models appear here, complete: out/chair.glb, out/chair.preview.png\n"
+	"               or out/chair.error.txt, which says why there is none\n"
+	"  status       what is going on: cat status, watch cat status\n"
+	"  status.json  the same for programs\n"
+	"  config       options of the jobs to come: cat config; echo 'seed = 7' > config\n"
+	"\n"
+	"To wait for a result: trellis wait in/chair.png\n"
+	"Options for one picture, before it is copied or with a new submission:\n"
+	"  setfattr -n user.trellis.seed -v 7 in/chair.png\n"
+	"  setfattr -n user.trellis.submit -v 1 in/chair.png\n"
+	"What became of it: getfattr -n user.trellis.state in/chair.png (also .progress, .error, .outputs)\n"
+	"\n"
+	"A result is replaced when its picture is written again. Deleting a picture cancels its job and keeps its "
+	"models.\n";
+
+/* One immutable text, shared by the handles that opened it. */
+struct snapshot {
+	int refs; /* fs->lock */
+	size_t len;
+	char *data;
+};
+
+struct special {
+	uint64_t id;
+	struct snapshot *snapshot; /* status, status.json */
+	struct bytes text;	   /* config: this handle's own */
+	bool writer, written;
+	void *waiter;	      /* fs->lock */
+	struct special *next; /* fs->lock: those that wait */
+	uint64_t version;     /* of the state when it was opened */
+};
+
+struct special_files {
+	void (*notify)(void *waiter);
+	void (*drop)(void *waiter);
+	struct snapshot *current[2]; /* fs->lock: of status and status.json */
+	int64_t made_ns;	     /* fs->lock */
+	bool silent;		     /* fs->lock */
+	uint64_t version;	     /* fs->lock: counts special_wake */
+	struct special *waiting;     /* fs->lock */
+	char notice[512];	     /* fs->lock: what was wrong with the last config */
+};
+
+static void unref(struct snapshot *snapshot)
+{
+	if (snapshot && --snapshot->refs == 0) {
+		free(snapshot->data);
+		free(snapshot);
+	}
+}
+
+static struct snapshot *wrap(char *data, size_t len)
+{
+	struct snapshot *snapshot = data ? malloc(sizeof *snapshot) : NULL;
+	if (!snapshot) {
+		free(data);
+		return NULL;
+	}
+	*snapshot = (struct snapshot){.refs = 1, .len = len, .data = data};
+	return snapshot;
+}
+
+static void fill_problems(
+	const struct scheduler_report *report, struct status_snapshot *s, struct status_problem *problems)
+{
+	for (int i = 0; i < report->n_problems; i++)
+		problems[i] = (struct status_problem){.name = report->problems[i].name,
+			.text = report->problems[i].text,
+			.when = report->problems[i].when};
+	s->problems = problems;
+	s->n_problems = report->n_problems;
+}
+
+/* Make both texts from one look at the state. */
+static void make_snapshots(struct fs *fs)
+{
+	struct special_files *special = fs->special;
+	struct scheduler_report report;
+	struct status_problem problems[sizeof report.problems / sizeof *report.problems];
+	struct status_job job;
+	char path[PATH_MAX], name[PATH_MAX + 8], notice[1100];
+	scheduler_report(fs, &report);
+	snprintf(notice, sizeof notice, "%s%s%s", special->notice, special->notice[0] && report.notice[0] ? "; " : "",
+		report.notice);
+	struct status_snapshot s = {.version = TRELLISFS_VERSION,
+		.mountpoint = fs->options->mountpoint,
+		.uptime_s = (fs_monotonic_ns() - fs->start_ns) / 1e9,
+		.worker = &report.worker,
+		.model_path = fs->options->model,
+		.queued = fs->jobs.queue.n,
+		.settling = ingest_waiting(fs),
+		.last_cutout = report.cutout,
+		.last_s = report.last_s,
+		.done = fs->jobs.n_done,
+		.failed = fs->jobs.n_failed,
+		.state_dir = fs->state.path,
+		.state_free = state_free_bytes(&fs->state),
+		.state_used = fs->used_bytes,
+		.state_max = fs->options->max_bytes,
+		.notice = notice};
+	const struct tree_node *node = report.running ? tree_find(&fs->tree, report.input) : NULL;
+	if (node && tree_path(node, path, sizeof path)) {
+		snprintf(name, sizeof name, "in/%s", path);
+		job = (struct status_job){.name = name,
+			.stage = report.progress.stage,
+			.step = report.progress.step,
+			.steps = report.progress.steps,
+			.fraction = report.progress.fraction,
+			.eta_s = report.progress.eta_s,
+			.running_s = report.running_s};
+		s.jobs = &job;
+		s.n_jobs = 1;
+	}
+	fill_problems(&report, &s, problems);
+	char *(*const render[2])(const struct status_snapshot *, size_t *) = {status_text, status_json};
+	for (int i = 0; i < 2; i++) {
+		size_t len = 0;
+		char *data = render[i](&s, &len);
+		struct snapshot *made = wrap(data, len);
+		if (!made)
+			continue; /* out of memory: the old one is better than none */
+		unref(special->current[i]);
+		special->current[i] = made;
+		tree_find(&fs->tree, TREE_STATUS + i)->size = made->len;
+	}
+	special->made_ns = fs_monotonic_ns();
+}
+
+static void refresh(struct fs *fs)
+{
+	struct special_files *special = fs->special;
+	if (!special->made_ns || fs_monotonic_ns() - special->made_ns >= SNAPSHOT_MS * INT64_C(1000000))
+		make_snapshots(fs);
+}
+
+static size_t render_config(struct fs *fs, char *text)
+{
+	size_t len = config_render(&fs->config, text, CONFIG_TEXT_MAX);
+	tree_find(&fs->tree, TREE_CONFIG)->size = len;
+	return len;
+}
+
+bool special_start(struct fs *fs, void (*notify)(void *waiter), void (*drop)(void *waiter), struct error *err)
+{
+	char text[CONFIG_TEXT_MAX];
+	struct special_files *special = calloc(1, sizeof *special);
+	if (!special)
+		return error_set(err, "out of memory");
+	special->notify = notify;
+	special->drop = drop;
+	pthread_mutex_lock(&fs->lock);
+	fs->special = special;
+	tree_find(&fs->tree, TREE_README)->size = sizeof README - 1;
+	render_config(fs, text);
+	pthread_mutex_unlock(&fs->lock);
+	return true;
+}
+
+void special_silence(struct fs *fs)
+{
+	if (!fs->special)
+		return;
+	pthread_mutex_lock(&fs->lock);
+	fs->special->silent = true;
+	pthread_mutex_unlock(&fs->lock);
+}
+
+void special_stop(struct fs *fs)
+{
+	struct special_files *special = fs->special;
+	if (!special)
+		return;
+	fs->special = NULL;
+	unref(special->current[0]);
+	unref(special->current[1]);
+	free(special);
+}
+
+int special_open(struct fs *fs, uint64_t id, int flags, struct special **out)
+{
+	bool writer = (flags & O_ACCMODE) != O_RDONLY;
+	if (writer && id != TREE_CONFIG)
+		return EACCES;
+	struct special *file = calloc(1, sizeof *file);
+	if (!file)
+		return ENOMEM;
+	file->id = id;
+	file->writer = writer;
+	pthread_mutex_lock(&fs->lock);
+	if (id == TREE_STATUS || id == TREE_STATUS_JSON) {
+		refresh(fs);
+		file->snapshot = fs->special->current[id - TREE_STATUS];
+		if (file->snapshot)
+			file->snapshot->refs++;
+	} else if (id == TREE_README) {
+		bytes_put(&file->text, README, sizeof README - 1);
+	} else if (!(flags & O_TRUNC)) {
+		char text[CONFIG_TEXT_MAX];
+		size_t len = render_config(fs, text);
+		bytes_put(&file->text, text, len);
+	}
+	file->version = fs->special->version;
+	pthread_mutex_unlock(&fs->lock);
+	*out = file;
+	return 0;
+}
+
+size_t special_read(struct special *file, const char **data, size_t size, off_t at)
+{
+	const char *text = file->snapshot ? file->snapshot->data : (const char *)file->text.data;
+	size_t len = file->snapshot ? file->snapshot->len : file->text.len;
+	if (at < 0 || (size_t)at >= len)
+		return 0;
+	*data = text + at;
+	return size < len - at ? size : len - at;
+}
+
+ssize_t special_write(struct special *file, const void *data, size_t size, off_t at)
+{
+	if (!file->writer)
+		return -EBADF;
+	if (at < 0 || at + size > CONFIG_WRITE_MAX)
+		return -EFBIG;
+	if (file->text.len < at + size) {
+		size_t old = file->text.len;
+		if (!bytes_extend(&file->text, at + size - old))
+			return -ENOMEM;
+		memset(file->text.data + old, ' ', file->text.len - old);
+	}
+	memcpy(file->text.data + at, data, size);
+	file->written = true;
+	return size;
+}
+
+int special_truncate(struct fs *fs, struct special *file, off_t size)
+{
+	(void)fs;
+	if (!file)
+		return 0; /* `> config` alone: says nothing, changes nothing */
+	if (!file->writer || size < 0 || size > CONFIG_WRITE_MAX)
+		return EINVAL;
+	if ((size_t)size < file->text.len)
+		file->text.len = size;
+	return 0;
+}
+
+/* The text is complete: it holds as a whole, or not at all. */
+int special_flush(struct fs *fs, struct special *file)
+{
+	struct error err = {""};
+	if (!file->written)
+		return 0;
+	file->written = false;
+	pthread_mutex_lock(&fs->lock);
+	struct job_options config = fs->config;
+	int error = config_parse(&config, (const char *)file->text.data, file->text.len, &err) ? 0 : EINVAL;
+	if (!error) {
+		char text[CONFIG_TEXT_MAX];
+		record_config(fs_change(fs), &config);
+		error = fs_commit(fs, false);
+		if (!error)
+			fs->config = config;
+		render_config(fs, text);
+	}
+	snprintf(fs->special->notice, sizeof fs->special->notice, "%s%s", error ? "config refused: " : "",
+		!error	      ? ""
+		: err.text[0] ? err.text
+			      : strerror(error));
+	fs->special->made_ns = 0;
+	pthread_mutex_unlock(&fs->lock);
+	scheduler_wake(fs);
+	return error;
+}
+
+void special_release(struct fs *fs, struct special *file)
+{
+	special_flush(fs, file); /* an NFS server sends no FLUSH */
+	pthread_mutex_lock(&fs->lock);
+	for (struct special **at = &fs->special->waiting; *at; at = &(*at)->next) {
+		if (*at == file) {
+			*at = file->next;
+			break;
+		}
+	}
+	void *waiter = file->waiter;
+	unref(file->snapshot);
+	pthread_mutex_unlock(&fs->lock);
+	if (waiter)
+		fs->special->drop(waiter);
+	bytes_finish(&file->text);
+	free(file);
+}
+
+int special_getattr(struct fs *fs, uint64_t id, const struct special *file, struct stat *st)
+{
+	pthread_mutex_lock(&fs->lock);
+	if (id == TREE_STATUS || id == TREE_STATUS_JSON)
+		refresh(fs);
+	const struct tree_node *node = tree_find(&fs->tree, id);
+	names_fill_stat(node, st);
+	if (file)
+		st->st_size = file->snapshot ? file->snapshot->len : file->text.len;
+	pthread_mutex_unlock(&fs->lock);
+	return 0;
+}
+
+void special_poll(struct fs *fs, struct special *file, void *waiter, bool *changed)
+{
+	pthread_mutex_lock(&fs->lock);
+	*changed = file->version != fs->special->version;
+	void *old = file->waiter;
+	if (waiter && !old) {
+		file->next = fs->special->waiting;
+		fs->special->waiting = file;
+	}
+	if (waiter)
+		file->waiter = waiter;
+	pthread_mutex_unlock(&fs->lock);
+	if (waiter && old)
+		fs->special->drop(old);
+}
+
+void special_wake(struct fs *fs)
+{
+	if (!fs->special)
+		return;
+	pthread_mutex_lock(&fs->lock);
+	struct special_files *special = fs->special;
+	special->version++;
+	while (special->waiting && !special->silent) {
+		struct special *file = special->waiting;
+		void *waiter = file->waiter;
+		special->waiting = file->next;
+		file->waiter = NULL;
+		special->notify(waiter); /* writes to the FUSE device, which nobody's lock is needed for */
+		special->drop(waiter);
+	}
+	pthread_mutex_unlock(&fs->lock);
+}
