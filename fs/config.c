@@ -186,8 +186,10 @@ static const struct option *find_option(const char *key)
 
 struct job_options config_defaults(void)
 {
-	return (struct job_options){
-		.structure_guidance = -1, .latent_guidance = -1, .outputs = 1u << JOB_GLB | 1u << JOB_PREVIEW};
+	return (struct job_options){.seed = 42, /* the official code's */
+		.structure_guidance = -1,
+		.latent_guidance = -1,
+		.outputs = 1u << JOB_GLB | 1u << JOB_PREVIEW};
 }
 
 const char *config_key(int i)

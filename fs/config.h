@@ -1,7 +1,7 @@
 /* config.h - the options of a job, in text: the one table behind the config file, the -o mount options and the
  * user.trellis.* xattrs. Keys: seed, steps, guidance, formats, simplify, preview.
  *
- *   seed = 0                 0..4294967295
+ *   seed = 42                0..4294967295
  *   steps = default          or S[,L]: steps of the structure and of the latent, 1..1000; one number is for both
  *   guidance = default       or S[,L]: guidance strengths, 0..100; one number is for both
  *   formats = glb            list of glb obj ply stl gaussian.ply, separated by commas or spaces
