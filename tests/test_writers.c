@@ -1,6 +1,7 @@
 /* test_writers.c - mesh files byte by byte, read back, written whole or not at all; and the GLB reader on bad files. */
 #include "glb_read.h"
 #include "mesh.h"
+#include "shape.h"
 #include "writers.h"
 
 #include <criterion/criterion.h>
@@ -397,4 +398,33 @@ Test(writers, bad_glbs_are_refused)
 	check_replaced(&m, "{\"name\":\"object\",\"mesh\":0}", "{\"scale\":[9,9,9],\"mesh\":0}", "node 0 has a scale");
 	check_replaced(&m, "\"asset\":", "\"asset\",", "JSON line 1");
 	free(m.normals);
+}
+
+static void save_sample(const char *name, struct surface s, struct trellis_params params)
+{
+	const char *build = getenv("TRELLIS_BUILD");
+	struct trellis_mesh m;
+	struct error err = {""};
+	char *folder = in_folder(build ? build : "build", "samples"), *path = in_folder(folder, name);
+	mkdir(folder, 0777);
+	cr_assert(mesh_from_surface(&m, &s, &params, &err), "%s", err.text);
+	strcpy(m.model, "a shape of the tests");
+	cr_assert(trellis_mesh_save(&m, path, &err), "%s", err.text);
+	trellis_mesh_finish(&m);
+	surface_finish(&s);
+	free(path);
+	free(folder);
+}
+
+/* For scripts/gltf_validator.sh and for looking at: $TRELLIS_BUILD/samples. */
+Test(writers, samples)
+{
+	const int missing[3] = {14, 8, 8};
+	save_sample("snowman.glb", shape_surface(shape_snowman, 48, NULL), (struct trellis_params){.seed = 1});
+	save_sample(
+		"simplified.glb", shape_surface(shape_snowman, 32, NULL), (struct trellis_params){.simplify = 2000});
+	save_sample("gap.glb", shape_surface(shape_sphere, 16, missing), (struct trellis_params){.seed = 3});
+	save_sample(
+		"shell.glb", shape_surface(shape_sphere, 12, NULL), (struct trellis_params){.keep_inner_shell = true});
+	save_sample("raw.glb", shape_surface(shape_sphere, 12, NULL), (struct trellis_params){.raw_mesh = true});
 }
