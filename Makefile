@@ -9,11 +9,11 @@ SANITIZE ?=
 NPROC := $(shell nproc 2>/dev/null || echo 1)
 
 # Debian packages: what the programs need, then what only the tests use (clang for the fuzzers).
-DEB_BUILD := build-essential pkg-config libfuse3-dev fuse3 libpng-dev libjpeg-dev libjansson-dev libdnnl-dev \
+DEB_BUILD := build-essential pkg-config libfuse3-dev fuse3 libpng-dev zlib1g-dev libjpeg-dev libjansson-dev libdnnl-dev \
 	libmeshoptimizer-dev
 DEB_TEST := libcriterion-dev attr clang libclang-rt-dev libomp-dev
 
-LIBS_MODEL := libpng libjpeg jansson
+LIBS_MODEL := libpng libjpeg jansson zlib
 LIBS_FS := fuse3 jansson
 
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -fno-math-errno \
