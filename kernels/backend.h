@@ -153,6 +153,8 @@ struct backend {
 struct backend *backend_reference_create(struct error *err);
 /* oneDNN and our own vectorised loops, f32. threads 0: all that the process may use. */
 struct backend *backend_cpu_create(int threads, struct error *err);
+/* What it computes with on this machine: "oneDNN 2.6.3, avx2 loops". */
+void backend_cpu_describe(char *text, size_t size);
 /* NULL is fine. */
 void backend_destroy(struct backend *b);
 

@@ -271,3 +271,10 @@ struct backend *backend_cpu_create(int threads, struct error *err)
 {
 	return cpu_create_with(threads, simd_best(), err);
 }
+
+void backend_cpu_describe(char *text, size_t size)
+{
+	char version[32];
+	onednn_version(version, sizeof version);
+	snprintf(text, size, "oneDNN %s, %s loops", version, simd_best()->name);
+}

@@ -156,6 +156,12 @@ static void cached_finish(struct cached *c)
 	*c = (struct cached){0};
 }
 
+void onednn_version(char *text, size_t size)
+{
+	const dnnl_version_t *v = dnnl_version();
+	snprintf(text, size, "%d.%d.%d", v->major, v->minor, v->patch);
+}
+
 struct onednn *onednn_create(int threads, struct error *err)
 {
 	struct onednn *o = calloc(1, sizeof *o);

@@ -8,6 +8,9 @@
 struct onednn;	      /* engine, stream and the primitives made so far; one thread at a time */
 struct onednn_weight; /* a weight in the layout that oneDNN chose */
 
+/* "2.6.3": the library that is loaded. */
+void onednn_version(char *text, size_t size);
+
 struct onednn *onednn_create(int threads, struct error *err);
 void onednn_destroy(struct onednn *o); /* NULL is fine */
 

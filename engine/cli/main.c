@@ -12,6 +12,7 @@ static const struct command {
 	int (*run)(int argc, char **argv);
 } commands[] = {
 	{"check", "run reference cases on a device and compare every tensor", command_check},
+	{"doctor", "check this installation: libraries, devices, memory, FUSE, model", command_doctor},
 	{"inspect", "list a model's networks, sizes and tensors, and what is wrong with it", command_inspect},
 	{"render", "draw a mesh as a picture or an animation", command_render},
 	{"wait", "block until pictures in a mount have become meshes or errors", command_wait},
