@@ -12,6 +12,7 @@ int command_doctor(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 int command_render(int argc, char **argv);
 int command_wait(int argc, char **argv);
+int command_worker(int argc, char **argv);
 
 /* Print "trellis NAME: what" for argv[0] = "trellis NAME"; returns 1. */
 int cli_fail(const char *argv0, const struct error *err);

@@ -16,6 +16,7 @@ static const struct command {
 	{"inspect", "list a model's networks, sizes and tensors, and what is wrong with it", command_inspect},
 	{"render", "draw a mesh as a picture or an animation", command_render},
 	{"wait", "block until pictures in a mount have become meshes or errors", command_wait},
+	{"worker", "run the jobs of a trellisfs daemon, which starts it", command_worker},
 };
 
 #define N_COMMANDS (sizeof commands / sizeof commands[0])

@@ -1,0 +1,388 @@
+/* worker.c - `trellis worker`: the process that the daemon starts to run its jobs. Protocol and descriptors:
+ * protocol.h.
+ *
+ *   main thread     reads the socket: hands jobs over, notes cancellations, ends the process when the daemon is gone
+ *   device thread   owns engine and device: loads the model, runs jobs, sends everything but HELLO
+ *
+ * Both may send: a message is one packet, which the kernel keeps whole. The process ends by _exit, because the device
+ * thread may be anywhere in a computation when the daemon goes; nothing of the worker's needs an orderly end. It opens
+ * files of the model only: pictures and results are descriptors that the daemon gave it. */
+#include "buffer.h"
+#include "commands.h"
+#include "preview.h"
+#include "protocol.h"
+#include "trellis.h"
+#include "writers.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAX_RESULT_BYTES (4ull << 30)
+#define MAX_PICTURE_BYTES (1ull << 30)
+
+static const char help[] =
+	"usage: trellis worker [--model MODEL] [--device DEVICE] [--threads N]\n"
+	"\n"
+	"Runs the jobs of a trellisfs daemon, which starts it with a socket as descriptor 3. Of no use by itself.\n"
+	"\n"
+	"  -m, --model MODEL    directory (absolute: the worker runs in /) or hub id\n"
+	"  -d, --device DEVICE  auto (default) or cpu\n"
+	"  -t, --threads N      of the CPU; 0 (default): all\n"
+	"  -h, --help           print this text\n";
+
+struct worker {
+	struct trellis_options options;
+
+	pthread_mutex_t lock;
+	pthread_cond_t job_came;
+	struct message_job job;	   /* lock; id 0: none */
+	int fds[PROTOCOL_MAX_FDS]; /* lock; of that job */
+	atomic_bool cancel;	   /* of that job; set under lock, looked at without */
+};
+
+static double now_s(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* A message that can't be sent is no longer wanted: the main thread reads the end of the socket next. */
+static void tell(const struct message *message)
+{
+	struct error err;
+	if (message_send(PROTOCOL_FD, message, NULL, &err) == MESSAGE_BROKEN)
+		shutdown(PROTOCOL_FD, SHUT_RDWR);
+}
+
+static uint64_t memory_bytes(void)
+{
+	long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+	return pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+}
+
+/* t NULL: it is loading, or has failed with reason. */
+static void tell_status(const struct trellis *t, enum model_state state, const char *reason)
+{
+	struct message m = {.type = MESSAGE_STATUS, .status = {.state = state, .percent = -1}};
+	if (t) {
+		m.status.device_memory = memory_bytes();
+		MESSAGE_STRING(m.status.device, trellis_device_name(t));
+		MESSAGE_STRING(m.status.dtype, "f32");
+		MESSAGE_STRING(m.status.model, trellis_model_name(t));
+		MESSAGE_STRING(m.status.model_note, trellis_model_note(t));
+	}
+	MESSAGE_STRING(m.status.reason, reason);
+	tell(&m);
+}
+
+struct job_run {
+	struct worker *worker;
+	const struct message_job *job;
+	const int *fds;
+	double started_s;
+	struct message answer; /* RESULT or FAILURE */
+};
+
+static bool tell_progress(const struct trellis_progress *progress, void *user)
+{
+	struct job_run *run = user;
+	struct message m = {.type = MESSAGE_PROGRESS};
+	/* The engine's estimates are not bound to the protocol's ranges. */
+	int steps = progress->steps > 0 ? progress->steps : 0;
+	int step = progress->step < 0 ? 0 : progress->step > steps ? steps : progress->step;
+	double fraction =
+		progress->fraction >= 0 && progress->fraction <= 1 ? progress->fraction : progress->fraction > 1;
+	double eta_s = progress->eta_s >= 0 && progress->eta_s < 1e9 ? progress->eta_s : -1;
+	m.progress = (struct message_progress){
+		.id = run->job->id, .step = step, .steps = steps, .fraction = fraction, .eta_s = eta_s};
+	MESSAGE_STRING(m.progress.stage, trellis_stage_name(progress->stage));
+	tell(&m);
+	return !atomic_load(&run->worker->cancel);
+}
+
+static bool fail(struct job_run *run, enum job_failure kind, const struct error *err)
+{
+	if (atomic_load(&run->worker->cancel))
+		kind = JOB_CANCELLED;
+	run->answer = (struct message){.type = MESSAGE_FAILURE, .failure = {.id = run->job->id, .kind = kind}};
+	MESSAGE_STRING(run->answer.failure.text, err->text);
+	return false;
+}
+
+/* Read rather than mapped: a file that its writer shortens meanwhile must not raise SIGBUS. */
+static bool read_picture(struct job_run *run, struct trellis_image *image, struct error *err)
+{
+	struct stat st;
+	if (fstat(run->fds[0], &st) < 0)
+		return error_set(err, "reading the picture: %s", strerror(errno));
+	if ((uint64_t)st.st_size > MAX_PICTURE_BYTES)
+		return error_set(err, "the picture has %lld bytes, over 1 GiB", (long long)st.st_size);
+	size_t size = (size_t)st.st_size, have = 0;
+	uint8_t *bytes = malloc(size ? size : 1);
+	if (!bytes)
+		return error_set(err, "out of memory: %zu bytes for the picture", size);
+	while (have < size) {
+		ssize_t n = pread(run->fds[0], bytes + have, size - have, (off_t)have);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			break;
+		have += (size_t)n;
+	}
+	bool ok = trellis_image_decode(image, bytes, have, run->job->name, err);
+	free(bytes);
+	return ok;
+}
+
+static struct trellis_params params_of(const struct job_options *o)
+{
+	struct trellis_params p = trellis_params_default();
+	p.seed = o->seed;
+	p.structure_steps = o->structure_steps;
+	p.latent_steps = o->latent_steps;
+	p.structure_guidance = o->structure_guidance;
+	p.latent_guidance = o->latent_guidance;
+	p.simplify = o->simplify;
+	p.want_gaussians = o->outputs & 1u << JOB_GAUSSIAN_PLY;
+	return p;
+}
+
+static bool make_output(struct buffer *out, const struct trellis_mesh *mesh, enum job_output output, struct error *err)
+{
+	static const enum mesh_format formats[] = {[JOB_GLB] = MESH_GLB,
+		[JOB_OBJ] = MESH_OBJ,
+		[JOB_PLY] = MESH_PLY,
+		[JOB_STL] = MESH_STL,
+		[JOB_GAUSSIAN_PLY] = MESH_GAUSSIAN_PLY};
+	if (output == JOB_PREVIEW)
+		return preview_append_png(out, mesh, err);
+	return mesh_format_bytes(out, mesh, formats[output], err);
+}
+
+/* Each output is made in memory and then written, so that a full disk can be told from a mesh that has no such form. */
+static bool write_outputs(struct job_run *run, const struct trellis_mesh *mesh, struct message_result *result)
+{
+	struct error err;
+	int count = __builtin_popcount(run->job->options.outputs), n = 0;
+	for (int i = 0; i < JOB_OUTPUTS; i++) {
+		const char *extension = job_output_extension((enum job_output)i);
+		struct buffer bytes = {0};
+		if (!(run->job->options.outputs & 1u << i))
+			continue;
+		tell_progress(&(struct trellis_progress){TRELLIS_WRITE, n, count, 1, -1}, run);
+		n++;
+		bool made = make_output(&bytes, mesh, (enum job_output)i, &err);
+		bool written = made && buffer_write(&bytes, run->fds[n], extension, &err);
+		result->sizes[i] = bytes.size;
+		buffer_finish(&bytes);
+		if (!written)
+			return fail(run, made ? JOB_STORAGE : JOB_FAILED, &err);
+	}
+	return true;
+}
+
+/* The job from picture to files; run->answer is set in every case. */
+static bool run_job(struct trellis *t, struct job_run *run)
+{
+	struct error err;
+	struct trellis_image image;
+	struct trellis_latent latent;
+	struct trellis_mesh mesh;
+	struct trellis_params params = params_of(&run->job->options);
+	struct message result = {.type = MESSAGE_RESULT, .result.id = run->job->id};
+	if (!read_picture(run, &image, &err))
+		return fail(run, JOB_FAILED, &err);
+	bool ok = trellis_generate(t, &image, 1, &params, tell_progress, run, &latent, &err);
+	trellis_image_finish(&image);
+	if (!ok)
+		return fail(run, JOB_FAILED, &err);
+	ok = trellis_decode(t, &latent, &params, tell_progress, run, &mesh, &err);
+	MESSAGE_STRING(result.result.cutout, latent.cutout);
+	trellis_latent_finish(&latent);
+	if (!ok)
+		return fail(run, JOB_FAILED, &err);
+	result.result.vertices = (uint64_t)mesh.n_vertices;
+	result.result.faces = (uint64_t)mesh.n_faces;
+	ok = write_outputs(run, &mesh, &result.result);
+	trellis_mesh_finish(&mesh);
+	result.result.seconds = now_s() - run->started_s;
+	if (ok)
+		run->answer = result;
+	return ok;
+}
+
+static void *run_device(void *user)
+{
+	struct worker *w = user;
+	struct error err;
+	tell_status(NULL, MODEL_LOADING, "");
+	struct trellis *t = trellis_create(&w->options, &err);
+	if (!t) {
+		tell_status(NULL, MODEL_FAILED, err.text);
+		shutdown(PROTOCOL_FD, SHUT_RDWR); /* what was sent arrives; the main thread ends the process */
+		return NULL;
+	}
+	tell_status(t, MODEL_READY, "");
+	for (;;) {
+		pthread_mutex_lock(&w->lock);
+		while (!w->job.id)
+			pthread_cond_wait(&w->job_came, &w->lock);
+		struct message_job job = w->job;
+		struct job_run run = {.worker = w, .job = &job, .fds = w->fds, .started_s = now_s()};
+		pthread_mutex_unlock(&w->lock);
+
+		run_job(t, &run); /* the main thread leaves w->fds alone while job.id is set */
+		for (int i = 0; i < message_fds(&(struct message){.type = MESSAGE_JOB, .job = job}); i++)
+			close(w->fds[i]);
+		malloc_trim(0);
+
+		pthread_mutex_lock(&w->lock);
+		w->job.id = 0;
+		pthread_mutex_unlock(&w->lock);
+		tell(&run.answer); /* last: another job may follow at once */
+	}
+}
+
+/* One job at a time: a second one is a fault of the daemon. */
+static bool accept_job(struct worker *w, const struct message_job *job, const int *fds, int n_fds)
+{
+	pthread_mutex_lock(&w->lock);
+	bool free = w->job.id == 0;
+	if (free) {
+		w->job = *job;
+		memcpy(w->fds, fds, sizeof *fds * (size_t)n_fds);
+		atomic_store(&w->cancel, false);
+		pthread_cond_signal(&w->job_came);
+	}
+	pthread_mutex_unlock(&w->lock);
+	return free;
+}
+
+static void cancel_job(struct worker *w, uint64_t id)
+{
+	pthread_mutex_lock(&w->lock);
+	if (w->job.id == id) /* else it has just ended */
+		atomic_store(&w->cancel, true);
+	pthread_mutex_unlock(&w->lock);
+}
+
+/* Read the socket until the daemon is gone (true) or says something wrong. */
+static bool serve(struct worker *w, struct error *err)
+{
+	for (;;) {
+		struct message message;
+		int fds[PROTOCOL_MAX_FDS];
+		switch (message_receive(PROTOCOL_FD, &message, fds, err)) {
+		case MESSAGE_OK:
+			break;
+		case MESSAGE_END:
+			return true;
+		case MESSAGE_NONE: /* not of a blocking socket */
+		case MESSAGE_BAD:
+		case MESSAGE_BAD_VERSION:
+			return false;
+		}
+		if (message.type == MESSAGE_CANCEL)
+			cancel_job(w, message.cancel.id);
+		else if (message.type != MESSAGE_JOB || !accept_job(w, &message.job, fds, message_fds(&message)))
+			return error_set(err, "the daemon sent what a worker can't take now");
+	}
+}
+
+/* What keeps a fault of ours, or a hostile picture, from hurting others. No limit on address space: GPU drivers reserve
+ * far more of it than they use. */
+static void limit_process(void)
+{
+	const struct rlimit no_core = {0, 0}, result = {MAX_RESULT_BYTES, MAX_RESULT_BYTES};
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	setrlimit(RLIMIT_CORE, &no_core); /* it would hold people's pictures */
+	setrlimit(RLIMIT_FSIZE, &result);
+	signal(SIGXFSZ, SIG_IGN);	 /* a write over the limit fails instead */
+	setpriority(PRIO_PROCESS, 0, 5); /* the daemon, which serves every file of the mount, comes first */
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	if (fd >= 0) { /* when memory runs out, end the worker rather than the daemon */
+		if (write(fd, "500", 3) < 0)
+			errno = 0; /* refused: then the kernel chooses by size, which is ours as well */
+		close(fd);
+	}
+}
+
+static bool have_socket(void)
+{
+	int type = 0;
+	socklen_t size = sizeof type;
+	return getsockopt(PROTOCOL_FD, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET;
+}
+
+static int run_worker(const char *argv0, const struct trellis_options *options)
+{
+	struct worker w = {
+		.options = *options, .lock = PTHREAD_MUTEX_INITIALIZER, .job_came = PTHREAD_COND_INITIALIZER};
+	struct message hello = {.type = MESSAGE_HELLO};
+	struct error err;
+	pthread_t device;
+	limit_process();
+	MESSAGE_STRING(hello.hello.version, TRELLISFS_VERSION);
+	tell(&hello);
+	int failed = pthread_create(&device, NULL, run_device, &w);
+	if (failed) {
+		error_set(&err, "starting a thread: %s", strerror(failed));
+		return cli_fail(argv0, &err);
+	}
+	bool ok = serve(&w, &err);
+	if (!ok)
+		cli_fail(argv0, &err);
+	_exit(ok ? 0 : 1);
+}
+
+int command_worker(int argc, char **argv)
+{
+	static const struct option long_options[] = {{"model", required_argument, NULL, 'm'},
+		{"device", required_argument, NULL, 'd'}, {"threads", required_argument, NULL, 't'},
+		{"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+	struct trellis_options options = {0};
+	char *end;
+	long threads;
+	int option;
+	while ((option = getopt_long(argc, argv, "m:d:t:h", long_options, NULL)) != -1) {
+		switch (option) {
+		case 'm':
+			options.model = optarg;
+			break;
+		case 'd':
+			options.device = optarg;
+			break;
+		case 't':
+			threads = strtol(optarg, &end, 10);
+			if (end == optarg || *end || threads < 0 || threads > 4096)
+				return cli_usage(argv[0], "--threads %s is not a number from 0 to 4096", optarg);
+			options.threads = (int)threads;
+			break;
+		case 'h':
+			fputs(help, stdout);
+			return 0;
+		default:
+			return 2;
+		}
+	}
+	if (optind != argc)
+		return cli_usage(argv[0], "\"%s\" is one argument too many", argv[optind]);
+	if (!have_socket())
+		return cli_usage(argv[0], "it is started by trellisfs");
+	return run_worker(argv[0], &options);
+}
