@@ -245,10 +245,27 @@ static bool sizes_are_true(const struct worker_link *link, const struct message_
 	return true;
 }
 
+/* Keep what the last worker knew of device and model where this one doesn't know it yet. */
+static void merge_status(struct message_status *known, const struct message_status *status)
+{
+	struct message_status merged = *status;
+	if (!*merged.device) {
+		merged.device_memory = known->device_memory;
+		memcpy(merged.device, known->device, sizeof merged.device);
+		memcpy(merged.dtype, known->dtype, sizeof merged.dtype);
+		memcpy(merged.device_note, known->device_note, sizeof merged.device_note);
+	}
+	if (!*merged.model) {
+		memcpy(merged.model, known->model, sizeof merged.model);
+		memcpy(merged.model_note, known->model_note, sizeof merged.model_note);
+	}
+	*known = merged;
+}
+
 static void on_status(struct worker_link *link, const struct message_status *status)
 {
 	link->report.have_status = true;
-	link->report.status = *status;
+	merge_status(&link->report.status, status);
 	if (status->state == MODEL_FAILED)
 		link_end(link, END_MODEL, *status->reason ? status->reason : "the model can't be loaded", KILL_MS);
 	else if (status->state == MODEL_READY && link->report.state == WORKER_STARTING)

@@ -70,7 +70,7 @@ struct worker_options {
 struct worker_report {
 	enum worker_state state;
 	bool have_status;	      /* a STATUS has ever arrived: `status` is the last one */
-	struct message_status status; /* kept over idle ends, so that device and model stay known */
+	struct message_status status; /* device and model stay known while another worker loads */
 	bool failed;		      /* the last start ended without becoming ready, or the worker died: see problem */
 	char problem[1024];	      /* why, one line; "" when not failed */
 	int retry_s;		      /* WORKER_BACKOFF: seconds until the next start */
