@@ -7,7 +7,7 @@
 
 #include <jansson.h>
 
-/* Parse an object; at most 1 MiB of text, duplicate keys refused. The caller releases it with json_decref. */
+/* Parse an object; at most 256 KiB of text, duplicate keys refused. The caller releases it with json_decref. */
 json_t *json_fields_parse(const char *text, size_t size, const char *file, struct error *err);
 /* Read a whole small file. The caller frees it. */
 char *json_fields_read(const char *path, size_t *size, struct error *err);

@@ -25,10 +25,7 @@ void trellis_record(struct trellis *t, struct pipeline_record *r);
 /* A backend by name: "auto", "cpu", or "reference" (the oracle). */
 struct backend *device_create(const char *name, int threads, struct error *err);
 
-/* Check that the roles fit together: channels, resolutions, latent sizes. */
-bool pipeline_check(const struct model *m, struct error *err);
-
-/* Takes the model and the backend, also on failure. */
+/* Takes the model, which model_open has checked, and the backend, also on failure. */
 struct trellis *trellis_assemble(struct model *m, struct backend *b, struct error *err);
 
 #endif

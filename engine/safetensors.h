@@ -1,6 +1,6 @@
 /* safetensors.h - read and write .safetensors files (8-byte little-endian header length, JSON header, data).
  * A reader maps the file; tensors are views into the map and live as long as it. Hostile files are refused before they
- * cost memory: header longer than the file or than 4 MiB, offsets outside the file, overlapping, leaving holes or of
+ * cost memory: header longer than the file or than 1 MiB, offsets outside the file, overlapping, leaving holes or of
  * the wrong length, unknown dtypes, shapes whose product overflows, duplicate names. Errors name the file and the
  * tensor. */
 #ifndef TRELLIS_SAFETENSORS_H
