@@ -1,0 +1,251 @@
+/* mount_tool.c - what the mount's tests need besides the usual tools; the first argument says what:
+ *   png FILE SEED [BYTES]   a valid PNG, unlike that of any other seed, about BYTES long
+ *   mmap FILE SOURCE MS     write SOURCE's bytes into FILE through a mapping, close it, unmap MS later
+ *   parts FILE SOURCE MS    write SOURCE into FILE in two halves, MS apart, and close
+ *   hold FILE SOURCE        write SOURCE into FILE and sleep with it open (to be killed)
+ *   watch FOLDER            print inotify events of a folder, "EVENT NAME" a line, until killed
+ *   watch-file FILE         the same for one file
+ *   poll FILE MS            wait for POLLPRI on a file: exit status 0 if it comes
+ *   excl FILE               open(O_CREAT|O_EXCL), print the errno's name
+ *   stat FOLDER SECONDS     stat the entries of a folder round and round; print count and the slowest times */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static int fail(const char *what)
+{
+	perror(what);
+	return 1;
+}
+
+static uint32_t crc32_of(const uint8_t *data, size_t len)
+{
+	uint32_t crc = ~0u;
+	for (size_t i = 0; i < len; i++) {
+		crc ^= data[i];
+		for (int k = 0; k < 8; k++)
+			crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
+	}
+	return ~crc;
+}
+
+static void put_u32(uint8_t *p, uint32_t v)
+{
+	for (int i = 0; i < 4; i++)
+		p[i] = v >> (24 - 8 * i);
+}
+
+static void put_chunk(FILE *out, const char *type, const uint8_t *data, size_t len)
+{
+	uint8_t *chunk = malloc(len + 12);
+	put_u32(chunk, len);
+	memcpy(chunk + 4, type, 4);
+	if (len)
+		memcpy(chunk + 8, data, len);
+	put_u32(chunk + 8 + len, crc32_of(chunk + 4, len + 4));
+	fwrite(chunk, 1, len + 12, out);
+	free(chunk);
+}
+
+/* One grey pixel, and a comment that makes it unique and long. */
+static int make_png(const char *path, const char *seed, size_t bytes)
+{
+	static const uint8_t head[13] = {0, 0, 0, 1, 0, 0, 0, 1, 8, 0, 0, 0, 0};
+	static const uint8_t pixel[] = {0x78, 0x9c, 0x63, 0x60, 0, 0, 0, 2, 0, 1};
+	FILE *out = fopen(path, "w");
+	uint8_t *text = malloc(bytes + 256);
+	if (!out || !text)
+		return fail(path);
+	int n = sprintf((char *)text, "Comment%c%.200s ", 0, seed);
+	uint64_t noise = strtoull(seed, NULL, 10) * 2654435761u + 1;
+	size_t len = n;
+	for (; len < bytes; len++) {
+		noise = noise * 6364136223846793005u + 1442695040888963407u;
+		text[len] = 'a' + (noise >> 60);
+	}
+	fwrite("\x89PNG\r\n\x1a\n", 1, 8, out);
+	put_chunk(out, "IHDR", head, sizeof head);
+	put_chunk(out, "tEXt", text, len);
+	put_chunk(out, "IDAT", pixel, sizeof pixel);
+	put_chunk(out, "IEND", NULL, 0);
+	free(text);
+	return fclose(out) == 0 ? 0 : fail(path);
+}
+
+static uint8_t *slurp(const char *path, size_t *len)
+{
+	struct stat st;
+	int fd = open(path, O_RDONLY);
+	if (fd < 0 || fstat(fd, &st) != 0)
+		return NULL;
+	uint8_t *data = malloc(st.st_size + 1);
+	*len = read(fd, data, st.st_size);
+	close(fd);
+	return data;
+}
+
+static int write_mapped(const char *path, const char *source, int ms)
+{
+	size_t len;
+	uint8_t *data = slurp(source, &len);
+	int fd = open(path, O_RDWR | O_CREAT, 0644);
+	if (!data || fd < 0 || ftruncate(fd, len) != 0)
+		return fail(path);
+	uint8_t *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		return fail("mmap");
+	close(fd);
+	memcpy(map, data, len);
+	usleep(ms * 1000);
+	munmap(map, len);
+	free(data);
+	return 0;
+}
+
+static int write_parts(const char *path, const char *source, int ms)
+{
+	size_t len;
+	uint8_t *data = slurp(source, &len);
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+	if (!data || fd < 0 || write(fd, data, len / 2) < 0)
+		return fail(path);
+	usleep(ms * 1000);
+	if (write(fd, data + len / 2, len - len / 2) < 0 || close(fd) != 0)
+		return fail(path);
+	free(data);
+	return 0;
+}
+
+static int hold(const char *path, const char *source)
+{
+	size_t len;
+	uint8_t *data = slurp(source, &len);
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+	if (!data || fd < 0 || write(fd, data, len) < 0)
+		return fail(path);
+	puts("written");
+	fflush(stdout);
+	for (;;)
+		pause();
+}
+
+static int watch(const char *path)
+{
+	static const struct {
+		uint32_t bit;
+		const char *name;
+	} names[] = {{IN_CREATE, "CREATE"}, {IN_CLOSE_WRITE, "CLOSE_WRITE"}, {IN_MOVED_TO, "MOVED_TO"},
+		{IN_MOVED_FROM, "MOVED_FROM"}, {IN_DELETE, "DELETE"}, {IN_ATTRIB, "ATTRIB"}, {IN_MODIFY, "MODIFY"}};
+	char buffer[65536] __attribute__((aligned(8)));
+	uint32_t mask = 0;
+	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+		mask |= names[i].bit;
+	int fd = inotify_init();
+	if (fd < 0 || inotify_add_watch(fd, path, mask) < 0)
+		return fail(path);
+	puts("READY");
+	for (;;) {
+		fflush(stdout);
+		ssize_t n = read(fd, buffer, sizeof buffer);
+		if (n <= 0)
+			return fail("inotify");
+		for (char *p = buffer; p < buffer + n;) {
+			const struct inotify_event *event = (const void *)p;
+			for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+				if (event->mask & names[i].bit)
+					printf("%s %s\n", names[i].name, event->len ? event->name : "");
+			p += sizeof *event + event->len;
+		}
+	}
+}
+
+static int wait_for_pri(const char *path, int ms)
+{
+	char byte;
+	struct pollfd fd = {.fd = open(path, O_RDONLY), .events = POLLPRI};
+	if (fd.fd < 0 || read(fd.fd, &byte, 1) != 1)
+		return fail(path);
+	return poll(&fd, 1, ms) == 1 && fd.revents & POLLPRI ? 0 : 1;
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return x < y ? -1 : x > y;
+}
+
+static double now_s(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static int measure_stat(const char *path, double seconds)
+{
+	enum { MAX = 1 << 22 };
+	double *times = malloc(MAX * sizeof *times), end = now_s() + seconds;
+	size_t n = 0;
+	while (now_s() < end && n < MAX) {
+		DIR *dir = opendir(path);
+		struct dirent *entry;
+		struct stat st;
+		if (!dir)
+			return fail(path);
+		while ((entry = readdir(dir)) && n < MAX && now_s() < end) {
+			double start = now_s();
+			/* AT_STATX_FORCE_SYNC asks the daemon, whatever the kernel has kept. */
+			struct statx sx;
+			if (statx(dirfd(dir), entry->d_name, AT_SYMLINK_NOFOLLOW | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &sx)
+					!= 0
+				&& errno != ENOENT)
+				return fail(entry->d_name);
+			times[n++] = now_s() - start;
+		}
+		fstat(dirfd(dir), &st);
+		closedir(dir);
+	}
+	qsort(times, n, sizeof *times, compare);
+	printf("%zu stats, median %.3f ms, p99 %.3f ms, max %.3f ms\n", n, 1e3 * times[n / 2], 1e3 * times[n * 99 / 100],
+		1e3 * times[n - 1]);
+	free(times);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	const char *what = argc > 2 ? argv[1] : "", *path = argc > 2 ? argv[2] : "", *third = argc > 3 ? argv[3] : "0";
+	int ms = argc > 4 ? atoi(argv[4]) : 0;
+	if (strcmp(what, "png") == 0)
+		return make_png(path, third, argc > 4 ? strtoull(argv[4], NULL, 10) : 0);
+	if (strcmp(what, "mmap") == 0)
+		return write_mapped(path, third, ms);
+	if (strcmp(what, "parts") == 0)
+		return write_parts(path, third, ms);
+	if (strcmp(what, "hold") == 0)
+		return hold(path, third);
+	if (strcmp(what, "watch") == 0 || strcmp(what, "watch-file") == 0)
+		return watch(path);
+	if (strcmp(what, "poll") == 0)
+		return wait_for_pri(path, atoi(third));
+	if (strcmp(what, "stat") == 0)
+		return measure_stat(path, atof(third));
+	if (strcmp(what, "excl") == 0) {
+		int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0644);
+		puts(fd >= 0 ? "OK" : strerrorname_np(errno));
+		return 0;
+	}
+	fprintf(stderr, "mount_tool: unknown: %s\n", what);
+	return 2;
+}
