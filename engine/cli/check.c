@@ -161,7 +161,7 @@ int command_check(int argc, char **argv)
 			fputs(help, stdout);
 			return 0;
 		default:
-			return cli_usage(argv[0], "try --help");
+			return 2;
 		}
 	}
 	if (argc - optind != 1)

@@ -1,0 +1,72 @@
+#!/bin/bash
+# cli.sh - trellis as its users call it: help, wrong usage, inspect and doctor; exit status and one line of error each.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+trellis=$TRELLIS_BUILD/trellis
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export HOME=$scratch
+unset TRELLIS_MODEL_PATH HF_HUB_CACHE HUGGINGFACE_HUB_CACHE HF_HOME XDG_CACHE_HOME TORCH_HOME
+failed=0
+
+fault() {
+	echo "$*"
+	failed=1
+}
+
+# expect STATUS PATTERN ARGUMENT...: stdout and stderr together have a line that matches the extended regular expression.
+expect() {
+	local status=$1 pattern=$2 got
+	shift 2
+	"$trellis" "$@" >"$scratch/out" 2>"$scratch/err" </dev/null
+	got=$?
+	[ $got = "$status" ] || fault "trellis $*: exit status $got, wanted $status: $(head -n 3 "$scratch/err")"
+	cat "$scratch/out" "$scratch/err" | grep -qE -- "$pattern" ||
+		fault "trellis $*: no line matches '$pattern': $(head -n 3 "$scratch/err")"
+	[ "$(wc -l <"$scratch/err")" -le 1 ] || fault "trellis $*: more than one line of error"
+}
+
+expect 2 '^trellis: a command is missing' # no argument at all
+expect 0 '^usage: trellis COMMAND' --help
+expect 0 '^usage: trellis COMMAND' help
+expect 0 '^trellis [0-9]+\.[0-9]+' --version
+expect 2 '^trellis: there is no command "fly"' fly
+expect 2 '^trellis: there is no command "fly"' help fly
+commands=$("$trellis" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p')
+[ -n "$commands" ] || fault "trellis --help lists no commands"
+for command in $commands; do
+	expect 0 "^usage: trellis $command" help "$command"
+	expect 0 "^usage: trellis $command" "$command" --help
+	expect 2 "^trellis $command: unrecognized option '--no-such-option'" "$command" --no-such-option
+done
+
+expect 1 '^trellis inspect: nowhere: no such directory$' inspect nowhere
+expect 1 '^trellis inspect: org/name: not in the Hugging Face cache ' inspect org/name
+expect 1 'not a model: it has no pipeline.json' inspect "$scratch"
+expect 2 'one model at a time' inspect a b
+expect 1 '^FAIL  model +nowhere: no such directory' doctor --model nowhere
+
+model=
+for directory in tests/golden/e2e engine/mini; do
+	[ -f $directory/pipeline.json ] && model=$directory
+done
+if [ -z "$model" ]; then
+	[ $failed = 0 ] && echo "no model in tests/golden or engine" && exit 77
+	exit 1
+fi
+expect 0 '^nothing is wrong$' inspect $model
+expect 0 '^    F[0-9]+ +\[[0-9, ]+\] input_layer.weight$' inspect --tensors $model
+expect 0 '^ok    device     cpu: .* computes what the oracle computes' doctor --model $model
+expect 0 '^ok    model ' doctor --model $model
+"$trellis" inspect $model >/dev/full 2>"$scratch/err"
+[ $? = 1 ] && grep -q '^trellis inspect: cannot write the output: No space left' "$scratch/err" ||
+	fault "trellis inspect to a full disk: $(cat "$scratch/err")"
+
+cp -r $model "$scratch/m"
+file=$(ls "$scratch"/m/ckpts/slat_dec_mesh*.safetensors)
+truncate -s -2 "$file"
+expect 1 '^fault: slat_decoder_mesh: .*slat_dec_mesh.*: truncated: ' inspect "$scratch/m"
+expect 1 '^FAIL  model .*truncated' doctor --model "$scratch/m"
+rm "$file"
+expect 1 '^fault: slat_decoder_mesh: .*safetensors: No such file' inspect "$scratch/m"
+exit $failed
