@@ -1,6 +1,6 @@
 /* cpu_sparse.c - submanifold 3x3x3 convolution over active voxels, and the neighbour tables it reads.
- * A block of output rows is summed at a time. For each tap the rows that have a neighbour there are listed, and the
- * product tile goes down the list reading the neighbours and adding to the sums through pointers: no row is copied, and
+ * A block of output rows is summed at a time. For each tap the rows that have a neighbour there are listed, some of
+ * their channels are copied together, and the product tile goes down the list and adds to the sums through pointers:
  * neighbours that do not exist cost nothing. Weights lie in panels [tap][out / tile cols][in][tile cols], padded with
  * zero columns. Each row is summed in the same order whatever the blocks and threads. */
 #include "cpu.h"
@@ -10,8 +10,8 @@
 #include <string.h>
 
 enum {
-	BLOCK = 512, /* output rows of a block: the weights are read once a block */
-	DEPTH = 256, /* input channels at a time: a panel of weights stays in the first-level cache */
+	BLOCK = 1024, /* output rows of a block: the weights are read once a block */
+	DEPTH = 256,  /* input channels at a time: a panel of weights stays in the first-level cache */
 	CHILDREN = 8,
 	MERGED = 8, /* parents that a child's 27 taps meet */
 };
@@ -75,77 +75,96 @@ float *cpu_sparse_pack(const struct simd *simd, enum weight_kind kind, int64_t o
 
 /* ---- convolution ---- */
 
-/* Pairs of a source row and the sums it is added to. */
-struct pairs {
-	int n;
+/* What one thread works in. */
+struct block {
+	struct tensor sums;   /* [BLOCK + 1, width]; the last row takes what nobody reads */
+	struct tensor packed; /* [BLOCK, DEPTH] */
+	int n;		      /* pairs of a source row and the sums it is added to */
 	const float *from[BLOCK + SIMD_MAX_ROWS];
 	float *to[BLOCK + SIMD_MAX_ROWS];
 };
 
-/* to[i][:] += from[i][:] w for one tap's panels w. spare: a row of sums that nobody reads. */
-static void add_products(
-	const struct simd *simd, struct pairs *p, const float *w, int64_t in, int64_t width, float *spare)
+/* Copy channels [k, k + depth) of the sources together and point at[] there. Rows of 2^n channels lie a multiple of the
+ * cache's set size apart and would evict each other. */
+static void pack_sources(struct block *p, const float **at, int64_t k, int64_t depth)
 {
-	for (int i = p->n; p->n > 0 && i < p->n + simd->rows; i++) {
-		p->from[i] = p->from[0];
-		p->to[i] = spare;
+	for (int i = 0; i < p->n; i++) {
+		float *to = cpu_row(p->packed, i);
+		memcpy(to, p->from[i] + k, (size_t)depth * sizeof *to);
+		at[i] = to;
 	}
+}
+
+/* to[i][:] += from[i][:] w for all pairs; w: one tap's panels. */
+static void add_products(const struct simd *simd, struct block *p, const float *w, int64_t in)
+{
+	const float *at[BLOCK + SIMD_MAX_ROWS];
+	for (int i = p->n; p->n > 0 && i < p->n + simd->rows; i++)
+		p->to[i] = cpu_row(p->sums, BLOCK);
 	for (int64_t k = 0; k < in; k += DEPTH) {
 		int64_t depth = in - k < DEPTH ? in - k : DEPTH;
-		for (int64_t o = 0; o < width; o += simd->cols)
+		pack_sources(p, at, k, depth);
+		for (int i = p->n; p->n > 0 && i < p->n + simd->rows; i++)
+			at[i] = at[0];
+		for (int64_t o = 0; o < p->sums.cols; o += simd->cols)
 			for (int i = 0; i < p->n; i += simd->rows)
-				simd->product(depth, p->from + i, k, w + o * in + k * simd->cols, p->to + i, o, true);
+				simd->product(depth, at + i, 0, w + o * in + k * simd->cols, p->to + i, o, true);
 	}
 }
 
-/* Sums of rows [begin, end) x children of the table's rows; sums [(end - begin) * children + 1, width]. */
-static void sum_block(const struct simd *simd, struct tensor sums, struct tensor x, const float *w,
-	struct tensor neighbours, int64_t begin, int64_t end, int children)
+/* Sums of table rows [begin, end): w holds `taps` taps, tap t meets column[t] of the table. */
+static void sum_block(const struct simd *simd, struct block *p, struct tensor x, const float *w,
+	struct tensor neighbours, int64_t begin, int64_t end, int taps, const int *column)
 {
-	struct pairs pairs;
-	int taps = children == 1 ? 27 : MERGED;
-	memset(sums.data, 0, (size_t)((end - begin) * children * sums.stride) * sizeof(float));
-	for (int c = 0; c < children; c++)
-		for (int t = 0; t < taps; t++) {
-			int column = children == 1 ? t : merged_column(c, t);
-			pairs.n = 0;
-			for (int64_t r = begin; r < end; r++) {
-				int32_t row = cpu_row_i32(neighbours, r)[column];
-				if (row < 0)
-					continue;
-				pairs.from[pairs.n] = cpu_row(x, row);
-				pairs.to[pairs.n++] = cpu_row(sums, (r - begin) * children + c);
-			}
-			add_products(simd, &pairs, w + (c * MERGED + t) * x.cols * sums.cols, x.cols, sums.cols,
-				cpu_row(sums, (end - begin) * children));
+	memset(p->sums.data, 0, (size_t)((end - begin) * p->sums.stride) * sizeof(float));
+	for (int t = 0; t < taps; t++) {
+		p->n = 0;
+		for (int64_t r = begin; r < end; r++) {
+			int32_t row = cpu_row_i32(neighbours, r)[column[t]];
+			if (row < 0)
+				continue;
+			p->from[p->n] = cpu_row(x, row);
+			p->to[p->n++] = cpu_row(p->sums, r - begin);
 		}
+		add_products(simd, p, w + t * x.cols * p->sums.cols, x.cols);
+	}
 }
 
-/* children: 1, or 8 for the subdivision. */
+/* Output row children r + c is the sum for table row r with kernel c: children 1 and 27 taps, or 8 and 8. */
 static void convolve(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
-	struct tensor neighbours, const struct epilogue *e, int children)
+	struct tensor neighbours, const struct epilogue *e, int children, int taps, const int (*column)[27])
 {
-	struct cpu *c = cpu_of(b);
+	struct cpu *cpu = cpu_of(b);
 	const float *data = ((const struct cpu_weight *)w)->data, *bias = cpu_vector(e->bias);
-	int64_t width = padded(c->simd, w->out), rows = BLOCK / children;
-	int64_t fair = (x.rows + 2 * c->threads - 1) / (2 * c->threads); /* two blocks a thread at least */
-	rows = fair < rows ? fair : rows;
+	int64_t width = padded(cpu->simd, w->out),
+		rows = (x.rows * children + 2 * cpu->threads - 1) / (2 * cpu->threads);
+	rows = rows < BLOCK ? rows : BLOCK; /* two blocks a thread at least */
+	int64_t blocks = (x.rows + rows - 1) / rows;
 	size_t mark = scratch_mark(b);
-	struct tensor work = scratch_new(b, c->threads, (rows * children + 1) * width);
+	/* An odd number of cache lines a row, for the reason that sources are packed. */
+	struct tensor sums = scratch_new(b, cpu->threads * (BLOCK + 1), width + 16);
+	struct tensor packed = scratch_new(b, cpu->threads * BLOCK, DEPTH);
 	if (!backend_ok(b))
 		goto done;
-#pragma omp parallel for schedule(dynamic) num_threads(c->threads)
-	for (int64_t begin = 0; begin < x.rows; begin += rows) {
-		int64_t end = begin + rows < x.rows ? begin + rows : x.rows;
-		struct tensor sums = {.data = cpu_row(work, omp_get_thread_num()),
-			.dtype = DTYPE_F32,
-			.rows = rows * children + 1,
-			.cols = width,
-			.stride = width};
-		sum_block(c->simd, sums, x, data, neighbours, begin, end, children);
-		for (int64_t r = begin * children; r < end * children; r++)
-			c->simd->finish(w->out, cpu_row(y, r), cpu_row(sums, r - begin * children), bias, e->act,
-				e->gate.data, e->residual.data ? cpu_row(e->residual, r) : NULL);
+#pragma omp parallel num_threads(cpu->threads)
+	{
+		int thread = omp_get_thread_num();
+		struct block p = {
+			.sums = tensor_columns(tensor_rows(sums, thread * (BLOCK + 1), BLOCK + 1), 0, width),
+			.packed = tensor_rows(packed, thread * BLOCK, BLOCK),
+		};
+#pragma omp for schedule(dynamic)
+		for (int64_t i = 0; i < blocks * children; i++) {
+			int64_t c = i % children, begin = i / children * rows;
+			int64_t end = begin + rows < x.rows ? begin + rows : x.rows;
+			sum_block(cpu->simd, &p, x, data + c * taps * x.cols * width, neighbours, begin, end, taps,
+				column[c]);
+			for (int64_t r = begin; r < end; r++) {
+				int64_t to = r * children + c;
+				cpu->simd->finish(w->out, cpu_row(y, to), cpu_row(p.sums, r - begin), bias, e->act,
+					e->gate.data, e->residual.data ? cpu_row(e->residual, to) : NULL);
+			}
+		}
 	}
 done:
 	scratch_release(b, mark);
@@ -154,13 +173,20 @@ done:
 void cpu_sparse_conv(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
 	struct tensor neighbours, const struct epilogue *e)
 {
-	convolve(b, y, x, w, neighbours, e, 1);
+	int column[1][27];
+	for (int k = 0; k < 27; k++)
+		column[0][k] = k;
+	convolve(b, y, x, w, neighbours, e, 1, 27, column);
 }
 
 void cpu_sparse_conv_up(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
 	struct tensor neighbours, const struct epilogue *e)
 {
-	convolve(b, y, x, w, neighbours, e, CHILDREN);
+	int column[CHILDREN][27];
+	for (int c = 0; c < CHILDREN; c++)
+		for (int t = 0; t < MERGED; t++)
+			column[c][t] = merged_column(c, t);
+	convolve(b, y, x, w, neighbours, e, CHILDREN, MERGED, column);
 }
 
 /* ---- neighbour tables ---- */
