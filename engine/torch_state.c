@@ -258,10 +258,10 @@ static bool load_storage(struct reader *r)
 	struct value id;
 	if (!pop(r, &id))
 		return false;
-	const struct value *cell = id.kind == TUPLE ? r->cells.at + id.tuple.first : NULL;
-	if (!cell || id.tuple.n != 5 || cell[0].kind != TEXT || !equals(cell[0].text, "storage") ||
-		cell[1].kind != GLOBAL || cell[1].global < FLOAT_STORAGE || cell[2].kind != TEXT ||
-		cell[2].text.size > 64 || cell[4].kind != INTEGER)
+	const struct value *cell = id.kind == TUPLE && id.tuple.n == 5 ? r->cells.at + id.tuple.first : NULL;
+	if (!cell || cell[0].kind != TEXT || !equals(cell[0].text, "storage") || cell[1].kind != GLOBAL ||
+		cell[1].global < FLOAT_STORAGE || cell[2].kind != TEXT || cell[2].text.size > 64 ||
+		cell[4].kind != INTEGER)
 		return refuse(r, "a storage is not described as torch.save does");
 	static const enum st_dtype dtypes[] = {
 		[FLOAT_STORAGE] = ST_F32, [HALF_STORAGE] = ST_F16, [BFLOAT16_STORAGE] = ST_BF16};
@@ -297,8 +297,8 @@ static bool read_layout(
 /* (storage, offset, size, stride, requires_grad, hooks) */
 static bool rebuild_tensor(struct reader *r, struct value args)
 {
-	const struct value *cell = r->cells.at + args.tuple.first;
-	if (args.tuple.n < 6 || cell[0].kind != STORAGE || cell[1].kind != INTEGER || cell[2].kind != TUPLE ||
+	const struct value *cell = args.tuple.n >= 6 ? r->cells.at + args.tuple.first : NULL;
+	if (!cell || cell[0].kind != STORAGE || cell[1].kind != INTEGER || cell[2].kind != TUPLE ||
 		cell[3].kind != TUPLE || cell[2].tuple.n != cell[3].tuple.n || cell[2].tuple.n > ST_MAX_DIMS)
 		return refuse(r, "a tensor is not described as torch.save does");
 	struct tensor_value t = {.dtype = cell[0].storage.dtype, .ndim = (int)cell[2].tuple.n};

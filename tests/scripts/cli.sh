@@ -62,8 +62,10 @@ expect 0 '^ok    model ' doctor --model $model
 [ $? = 1 ] && grep -q '^trellis inspect: cannot write the output: No space left' "$scratch/err" ||
 	fault "trellis inspect to a full disk: $(cat "$scratch/err")"
 
-cp -r $model "$scratch/m"
+# -L: a copy that may be damaged must never lead back to the original through a link.
+mkdir "$scratch/m" && cp -rL $model/. "$scratch/m" && chmod -R u+w "$scratch/m" || exit 1
 file=$(ls "$scratch"/m/ckpts/slat_dec_mesh*.safetensors)
+[ -f "$file" ] || { fault "$model has no mesh decoder"; exit 1; }
 truncate -s -2 "$file"
 expect 1 '^fault: slat_decoder_mesh: .*slat_dec_mesh.*: truncated: ' inspect "$scratch/m"
 expect 1 '^FAIL  model .*truncated' doctor --model "$scratch/m"
