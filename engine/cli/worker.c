@@ -82,6 +82,9 @@ static void tell_status(const struct trellis *t, enum model_state state, const c
 		m.status.device_memory = memory_bytes();
 		MESSAGE_STRING(m.status.device, trellis_device_name(t));
 		MESSAGE_STRING(m.status.dtype, "f32");
+		if (access("/proc/driver/nvidia/version", F_OK) == 0)
+			MESSAGE_STRING(
+				m.status.device_note, "the NVIDIA GPU is not used: this build has no CUDA backend");
 		MESSAGE_STRING(m.status.model, trellis_model_name(t));
 		MESSAGE_STRING(m.status.model_note, trellis_model_note(t));
 	}
