@@ -507,6 +507,51 @@ Test(model, torch_files_keep_their_tensors)
 	free(z);
 }
 
+static void expect_pickle_refused(const char *pickle, size_t size, const char *wanted)
+{
+	struct error err = {""};
+	struct torch_file *z = calloc(1, sizeof *z);
+	torch_add_entry(z, "archive/data.pkl", pickle, size);
+	torch_add_entry(z, "archive/data/0", "12345678", 8);
+	torch_finish(z);
+	struct safetensors *f = torch_state_from_memory(z->bytes, z->size, "x.pth", &err);
+	cr_expect(!f && strstr(err.text, wanted), "wanted \"%s\", got \"%s\"", wanted, err.text);
+	safetensors_close(f);
+	free(z);
+}
+
+/* Each would be a state dict of one tensor but for one thing. */
+Test(model, torch_pickles_are_taken_at_their_word)
+{
+#define STORAGE(key, count) "(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" key "X\3\0\0\0cpuK" count "tQ"
+#define TENSOR(storage, layout) "ctorch._utils\n_rebuild_tensor_v2\n(" storage layout "\x89NtR"
+#define DICT(items) "\x80\2}(X\1\0\0\0w" items "u."
+#define REFUSED(pickle, wanted) expect_pickle_refused(pickle, sizeof(pickle) - 1, wanted)
+	REFUSED("\x80\2)Q.", "a storage is not described");
+	REFUSED("\x80\2ctorch._utils\n_rebuild_tensor_v2\n)R.", "a tensor is not described");
+	REFUSED("\x80\2}.", "it has no tensors");
+	REFUSED("\x80\2K\1.", "the pickle is not a dictionary");
+	REFUSED("\x80\4}.", "not a pickle of protocol 2");
+	REFUSED("\x80\2", "the pickle is cut off");
+	REFUSED("\x80\2t.", "the pickle's stack has no mark");
+	REFUSED("\x80\2\x86.", "the pickle's stack runs out");
+	REFUSED("\x80\2h\7.", "the pickle's memo lacks an entry");
+	REFUSED("\x80\2}r\377\377\377\177.", "the pickle's memo is too large");
+	REFUSED("\x80\2\x8a\t123456789.", "a number of more than 64 bits");
+	REFUSED("\x80\2ccollections\nOrderedDict\n(K\1tR.", "it calls something other");
+	REFUSED(DICT("K\1"), "an entry is not a named tensor");
+	REFUSED(DICT(TENSOR(STORAGE("1", "\2"), "K\0K\2\x85K\1\x85")), "a storage is missing from the archive");
+	REFUSED(DICT(TENSOR(STORAGE("0", "\3"), "K\0K\2\x85K\1\x85")), "a storage is shorter than described");
+	REFUSED(DICT(TENSOR(STORAGE("0", "\2"), "K\1K\2\x85K\1\x85")), "a tensor is not dense, or lies outside");
+	REFUSED(DICT(TENSOR(STORAGE("0", "\2"), "K\0K\2\x85K\0\x85")), "a tensor is not dense, or lies outside");
+	REFUSED(DICT(TENSOR(STORAGE("0", "\2"), "J\377\377\377\377K\1\x85K\1\x85")), "a tensor is not dense, or lies");
+	REFUSED(DICT(TENSOR(STORAGE("0", "\2"), "K\0K\2\x85)")), "a tensor is not described");
+#undef REFUSED
+#undef DICT
+#undef TENSOR
+#undef STORAGE
+}
+
 static void tell_fault(void *user, const struct checkpoint *c, const char *what)
 {
 	(void)c, (void)user;
