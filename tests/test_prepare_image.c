@@ -1,7 +1,7 @@
 /* test_prepare_image.c - preprocessing against the official code's pictures: every byte equal. */
 #include "prepare_image.h"
 
-#include "sha256.h"
+#include "cli/sha256.h"
 
 #include <criterion/criterion.h>
 #include <jansson.h>

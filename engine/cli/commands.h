@@ -9,6 +9,7 @@
 
 int command_check(int argc, char **argv);
 int command_doctor(int argc, char **argv);
+int command_generate(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 int command_render(int argc, char **argv);
 int command_wait(int argc, char **argv);

@@ -13,6 +13,7 @@ static const struct command {
 } commands[] = {
 	{"check", "run reference cases on a device and compare every tensor", command_check},
 	{"doctor", "check this installation: libraries, devices, memory, FUSE, model", command_doctor},
+	{"generate", "turn pictures into meshes", command_generate},
 	{"inspect", "list a model's networks, sizes and tensors, and what is wrong with it", command_inspect},
 	{"render", "draw a mesh as a picture or an animation", command_render},
 	{"wait", "block until pictures in a mount have become meshes or errors", command_wait},

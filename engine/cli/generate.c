@@ -1,0 +1,384 @@
+/* generate.c - `trellis generate`: pictures to meshes from the command line. */
+#include "commands.h"
+#include "pipeline.h"
+#include "preview.h"
+#include "writers.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char help[] =
+	"usage: trellis generate [OPTION]... IMAGE... -o OUT\n"
+	"\n"
+	"Turns each picture (PNG or JPEG) of one object into a mesh. A picture with an alpha channel is cut out by "
+	"it;\n"
+	"from any other the background is removed first. OUT is a file (one picture, its extension names the format)\n"
+	"or a directory, where IMAGE.png becomes IMAGE.glb. The same seed gives the same mesh.\n"
+	"\n"
+	"Options:\n"
+	"  -o, --output OUT      file or directory (default: this directory)\n"
+	"  -m, --model MODEL     directory or hub id (default: $TRELLIS_MODEL_PATH, else the embedded model)\n"
+	"  -f, --format LIST     glb, obj, ply, stl, gaussian.ply, separated by commas (default: glb)\n"
+	"  -s, --seed N          random seed (default 42)\n"
+	"      --steps S[,L]     sampling steps of the structure and of the latent (default: as the model says)\n"
+	"      --cfg S[,L]       guidance strength of the structure and of the latent (default: as the model says)\n"
+	"      --simplify R      keep this share of the triangles (below 1) or about so many (1 and above)\n"
+	"      --keep-shell      keep the inner shell that the official extraction puts behind the surface\n"
+	"      --no-preview      write no IMAGE.preview.png beside the mesh\n"
+	"  -d, --device NAME     auto (default) or cpu\n"
+	"  -t, --threads N       processor threads (default: all)\n"
+	"      --taps FILE       also write the run's intermediates as safetensors: cond, ss_noise, z_s, coords,\n"
+	"                        slat_noise, slat, vertices, faces, vertex_attrs (one picture)\n"
+	"  -q, --quiet           no progress\n"
+	"  -h, --help            print this text\n"
+	"\n"
+	"Exit status: 0 when every picture became a mesh, 1 when one did not (the others still do), 2 for wrong "
+	"usage.\n";
+
+struct settings {
+	struct trellis_options options;
+	struct trellis_params params;
+	const char *output, *taps;
+	bool formats[MESH_FORMATS], format_given, preview, quiet;
+	bool to_file; /* output is a file */
+};
+
+/* Progress on a terminal: one line that is drawn again. Otherwise a line a stage. */
+struct meter {
+	const char *name;
+	bool terminal, quiet, drawn;
+	enum trellis_stage stage;
+	bool any;
+};
+
+static void print_time(char *out, size_t size, double seconds)
+{
+	if (seconds < 0)
+		snprintf(out, size, "--");
+	else if (seconds < 100)
+		snprintf(out, size, "%.0f s", seconds);
+	else if (seconds < 5400)
+		snprintf(out, size, "%.0f min", seconds / 60);
+	else
+		snprintf(out, size, "%.1f h", seconds / 3600);
+}
+
+static bool show_progress(const struct trellis_progress *p, void *user)
+{
+	struct meter *m = user;
+	char eta[32], bar[25];
+	int filled = (int)(p->fraction * (sizeof bar - 1));
+
+	if (m->quiet || (!m->terminal && m->any && p->stage == m->stage))
+		return true;
+	m->any = true;
+	m->stage = p->stage;
+	if (!m->terminal) {
+		printf("%s: %s\n", m->name, trellis_stage_name(p->stage));
+		return true;
+	}
+	for (size_t i = 0; i < sizeof bar - 1; i++)
+		bar[i] = (int)i < filled ? '#' : '.';
+	bar[sizeof bar - 1] = '\0';
+	print_time(eta, sizeof eta, p->eta_s);
+	printf("\r\033[K%s [%s] %3.0f %%  %s", m->name, bar, 100 * p->fraction, trellis_stage_name(p->stage));
+	if (p->steps > 1)
+		printf(" %d/%d", p->step + 1, p->steps);
+	printf("  %s left", eta);
+	fflush(stdout);
+	m->drawn = true;
+	return true;
+}
+
+static void clear_progress(struct meter *m)
+{
+	if (m->drawn)
+		printf("\r\033[K");
+	m->drawn = false;
+}
+
+/* "a,b" or "a" as two numbers. */
+static bool parse_pair(const char *text, double low, double high, double out[2])
+{
+	char *end;
+
+	out[0] = strtod(text, &end);
+	if (end == text || !(out[0] >= low && out[0] <= high))
+		return false;
+	out[1] = out[0];
+	if (*end == ',') {
+		const char *second = end + 1;
+		out[1] = strtod(second, &end);
+		if (end == second || !(out[1] >= low && out[1] <= high))
+			return false;
+	}
+	return *end == '\0';
+}
+
+static bool parse_formats(struct settings *s, const char *list, struct error *err)
+{
+	char copy[256], *rest = copy, *name;
+
+	if (snprintf(copy, sizeof copy, "%s", list) >= (int)sizeof copy)
+		return error_set(err, "--format: the list is too long");
+	memset(s->formats, 0, sizeof s->formats);
+	while ((name = strsep(&rest, ","))) {
+		enum mesh_format format;
+		if (!mesh_format_from_name(&format, name))
+			return error_set(err, "--format: '%s' is none of glb, obj, ply, stl, gaussian.ply", name);
+		s->formats[format] = true;
+	}
+	return s->format_given = true;
+}
+
+/* The format that a file's extension names. */
+static bool format_of(enum mesh_format *format, const char *path)
+{
+	const char *base = strrchr(path, '/'), *dot;
+
+	base = base ? base + 1 : path;
+	for (dot = strchr(base, '.'); dot; dot = strchr(dot + 1, '.'))
+		if (mesh_format_from_name(format, dot + 1))
+			return true;
+	return false;
+}
+
+static bool is_directory(const char *path)
+{
+	struct stat st;
+	return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* Decide whether the output is a file, and make the directory otherwise. */
+static bool settle_output(struct settings *s, int n_images, struct error *err)
+{
+	enum mesh_format format;
+
+	if (!is_directory(s->output) && format_of(&format, s->output)) {
+		s->to_file = true;
+		if (n_images > 1)
+			return error_set(
+				err, "-o %s is one file for %d pictures; name a directory", s->output, n_images);
+		if (s->format_given &&
+			(!s->formats[format] || s->formats[MESH_GLB] + s->formats[MESH_OBJ] + s->formats[MESH_PLY] +
+								s->formats[MESH_STL] + s->formats[MESH_GAUSSIAN_PLY] >
+							1))
+			return error_set(err, "-o %s and --format do not agree; name a directory", s->output);
+		memset(s->formats, 0, sizeof s->formats);
+		s->formats[format] = true;
+	} else if (!is_directory(s->output) && mkdir(s->output, 0777) != 0) {
+		return error_set(err, "%s: cannot make the directory: %s", s->output, strerror(errno));
+	}
+	s->params.want_gaussians = s->formats[MESH_GAUSSIAN_PLY];
+	return true;
+}
+
+/* OUT/STEM.EXTENSION, or the output file with its last extension replaced when it is one. */
+static void output_path(const struct settings *s, char *path, size_t size, const char *image, const char *extension)
+{
+	const char *base = strrchr(image, '/');
+	const char *dot;
+
+	base = base ? base + 1 : image;
+	dot = strrchr(base, '.');
+	if (s->to_file) {
+		enum mesh_format format;
+		size_t tail = format_of(&format, s->output) ? strlen(mesh_format_name(format)) + 1 : 0;
+		snprintf(path, size, "%.*s.%s", (int)(strlen(s->output) - tail), s->output, extension);
+	} else {
+		snprintf(path, size, "%s/%.*s.%s", s->output, dot && dot > base ? (int)(dot - base) : (int)strlen(base),
+			base, extension);
+	}
+}
+
+static bool write_taps(const char *path, const struct pipeline_record *r, struct error *err)
+{
+	struct safetensors_writer *w = safetensors_writer_create();
+	int64_t volume[5] = {1, r->structure_channels, r->resolution, r->resolution, r->resolution};
+	bool ok;
+
+	if (!w)
+		return error_set(err, "out of memory");
+	safetensors_writer_add(w, "cond", ST_F32, 3, (int64_t[]){1, r->tokens, r->cond_channels}, r->cond);
+	safetensors_writer_add(w, "ss_noise", ST_F32, 5, volume, r->ss_noise);
+	safetensors_writer_add(w, "z_s", ST_F32, 5, volume, r->z_s);
+	safetensors_writer_add(w, "coords", ST_I32, 2, (int64_t[]){r->n, 4}, r->coords);
+	safetensors_writer_add(w, "slat_noise", ST_F32, 2, (int64_t[]){r->n, r->latent_channels}, r->slat_noise);
+	safetensors_writer_add(w, "slat", ST_F32, 2, (int64_t[]){r->n, r->latent_channels}, r->slat);
+	safetensors_writer_add(w, "vertices", ST_F32, 2, (int64_t[]){r->surface.n_vertices, 3}, r->surface.vertices);
+	safetensors_writer_add(w, "faces", ST_I32, 2, (int64_t[]){r->surface.n_faces, 3}, r->surface.faces);
+	if (r->surface.attrs)
+		safetensors_writer_add(
+			w, "vertex_attrs", ST_F32, 2, (int64_t[]){r->surface.n_vertices, 6}, r->surface.attrs);
+	ok = safetensors_writer_save(w, path, err);
+	safetensors_writer_destroy(w);
+	return ok;
+}
+
+static bool write_results(
+	const struct settings *s, const char *image, const struct trellis_mesh *mesh, double seconds, struct error *err)
+{
+	char path[4096];
+	struct buffer png = {0};
+
+	for (int f = 0; f < MESH_FORMATS; f++) {
+		if (!s->formats[f])
+			continue;
+		output_path(s, path, sizeof path, image, mesh_format_name((enum mesh_format)f));
+		if (!trellis_mesh_save(mesh, path, err))
+			return false;
+		printf("%s: %lld triangles in %.1f s\n", path, (long long)mesh->n_faces, seconds);
+	}
+	if (!s->preview)
+		return true;
+	output_path(s, path, sizeof path, image, "preview.png");
+	bool ok = preview_append_png(&png, mesh, err) && buffer_save(&png, path, err);
+	buffer_finish(&png);
+	return ok;
+}
+
+static bool generate_one(
+	struct trellis *t, const struct settings *s, const char *path, struct meter *m, struct error *err)
+{
+	struct trellis_image image = {0};
+	struct trellis_latent latent = {0};
+	struct trellis_mesh mesh = {0};
+	struct pipeline_record record = {0};
+	double start = clock_s();
+	bool ok;
+
+	trellis_record(t, s->taps ? &record : NULL);
+	ok = trellis_image_load(&image, path, err) &&
+	     trellis_generate(t, &image, 1, &s->params, show_progress, m, &latent, err) &&
+	     trellis_decode(t, &latent, &s->params, show_progress, m, &mesh, err);
+	clear_progress(m);
+	if (!ok && !strstr(err->text, path)) { /* the engine knows no file names */
+		struct error named;
+		error_set(&named, "%.300s: %.700s", path, err->text);
+		*err = named;
+	}
+	ok = ok && write_results(s, path, &mesh, clock_s() - start, err) &&
+	     (!s->taps || write_taps(s->taps, &record, err));
+	trellis_record(t, NULL);
+	pipeline_record_finish(&record);
+	trellis_mesh_finish(&mesh);
+	trellis_latent_finish(&latent);
+	trellis_image_finish(&image);
+	return ok;
+}
+
+enum { OPT_STEPS = 256, OPT_CFG, OPT_SIMPLIFY, OPT_SHELL, OPT_PREVIEW, OPT_TAPS };
+
+static const struct option long_options[] = {{"output", required_argument, NULL, 'o'},
+	{"model", required_argument, NULL, 'm'}, {"format", required_argument, NULL, 'f'},
+	{"seed", required_argument, NULL, 's'}, {"steps", required_argument, NULL, OPT_STEPS},
+	{"cfg", required_argument, NULL, OPT_CFG}, {"simplify", required_argument, NULL, OPT_SIMPLIFY},
+	{"keep-shell", no_argument, NULL, OPT_SHELL}, {"no-preview", no_argument, NULL, OPT_PREVIEW},
+	{"device", required_argument, NULL, 'd'}, {"threads", required_argument, NULL, 't'},
+	{"taps", required_argument, NULL, OPT_TAPS}, {"quiet", no_argument, NULL, 'q'},
+	{"help", no_argument, NULL, 'h'}, {0}};
+
+/* One option; false with err when its value is wrong. */
+static bool take_option(struct settings *s, int option, const char *value, struct error *err)
+{
+	double pair[2];
+	char *end;
+
+	switch (option) {
+	case 'o':
+		s->output = value;
+		return true;
+	case 'm':
+		s->options.model = value;
+		return true;
+	case 'f':
+		return parse_formats(s, value, err);
+	case 's':
+		errno = 0;
+		s->params.seed = strtoull(value, &end, 10);
+		return (!*end && end != value && *value != '-' && !errno) ||
+		       error_set(err, "--seed %s: wanted a whole number from 0", value);
+	case OPT_STEPS:
+		if (!parse_pair(value, 1, 1000, pair) || pair[0] != floor(pair[0]) || pair[1] != floor(pair[1]))
+			return error_set(err, "--steps %s: wanted S or S,L, whole numbers in 1..1000", value);
+		s->params.structure_steps = (int)pair[0];
+		s->params.latent_steps = (int)pair[1];
+		return true;
+	case OPT_CFG:
+		if (!parse_pair(value, 0, 100, pair))
+			return error_set(err, "--cfg %s: wanted S or S,L, numbers in 0..100", value);
+		s->params.structure_guidance = (float)pair[0];
+		s->params.latent_guidance = (float)pair[1];
+		return true;
+	case OPT_SIMPLIFY:
+		s->params.simplify = strtof(value, &end);
+		return (!*end && end != value && s->params.simplify > 0 && isfinite(s->params.simplify)) ||
+		       error_set(err, "--simplify %s: wanted a share below 1 or a number of triangles", value);
+	case OPT_SHELL:
+		return s->params.keep_inner_shell = true;
+	case OPT_PREVIEW:
+		s->preview = false;
+		return true;
+	case 'd':
+		s->options.device = value;
+		return true;
+	case 't':
+		s->options.threads = (int)strtol(value, &end, 10);
+		return (!*end && s->options.threads > 0 && s->options.threads <= 4096) ||
+		       error_set(err, "--threads %s: wanted a number from 1", value);
+	case OPT_TAPS:
+		s->taps = value;
+		return true;
+	default:
+		return s->quiet = true;
+	}
+}
+
+int command_generate(int argc, char **argv)
+{
+	struct settings s = {
+		.output = ".", .preview = true, .params = trellis_params_default(), .formats = {[MESH_GLB] = true}};
+	struct error err = {0};
+	int option, failed = 0;
+
+	while ((option = getopt_long(argc, argv, "o:m:f:s:d:t:qh", long_options, NULL)) != -1) {
+		if (option == 'h') {
+			fputs(help, stdout);
+			return 0;
+		}
+		if (option == '?')
+			return cli_usage(argv[0], "that option cannot be used so");
+		if (!take_option(&s, option, optarg, &err))
+			return cli_usage(argv[0], "%s", err.text);
+	}
+	if (optind == argc)
+		return cli_usage(argv[0], "no picture was named");
+	if (s.taps && argc - optind > 1)
+		return cli_usage(argv[0], "--taps takes one picture, %d were named", argc - optind);
+	if (!settle_output(&s, argc - optind, &err))
+		return cli_fail(argv[0], &err);
+
+	struct trellis *t = trellis_create(&s.options, &err);
+	if (!t)
+		return cli_fail(argv[0], &err);
+	if (!s.quiet) {
+		printf("model: %s, device: %s\n", trellis_model_name(t), trellis_device_name(t));
+		if (trellis_model_note(t)[0])
+			printf("note: %s\n", trellis_model_note(t));
+	}
+	for (; optind < argc; optind++) {
+		struct meter m = {.name = argv[optind], .terminal = isatty(STDOUT_FILENO), .quiet = s.quiet};
+		if (!generate_one(t, &s, argv[optind], &m, &err)) {
+			cli_fail(argv[0], &err);
+			failed++;
+		}
+	}
+	trellis_destroy(t);
+	return failed != 0;
+}
