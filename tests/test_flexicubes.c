@@ -107,8 +107,8 @@ static int32_t *subdivided(const struct safetensors *f, int64_t *n)
 
 Test(flexicubes, mesh_decoder_output)
 {
-	struct safetensors *io = golden_open("tests/golden/modules/slat_dec_mesh_a.io.safetensors");
-	struct safetensors *mesh = golden_open("tests/golden/modules/slat_dec_mesh_a.mesh.safetensors");
+	struct safetensors *io = golden_open("tests/data/slat_dec_mesh_a.io.safetensors");
+	struct safetensors *mesh = golden_open("tests/data/slat_dec_mesh_a.mesh.safetensors");
 	float *features = golden_f32(io, "expect.feats");
 	int64_t n, n_inner = 0;
 	int32_t *coords = subdivided(io, &n);
