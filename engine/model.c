@@ -60,6 +60,19 @@ char *loader_base_name(const char *path)
 	return strndup(path + begin, end - begin);
 }
 
+/* The last component, as the user wrote it; that of the resolved path for "." and "..". */
+static char *name_of_directory(const char *path)
+{
+	char *name = loader_base_name(path);
+	if (name && (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)) {
+		char *resolved = realpath(path, NULL);
+		free(name);
+		name = resolved ? loader_base_name(resolved) : NULL;
+		free(resolved);
+	}
+	return name;
+}
+
 /* Append a sentence to the model's note. */
 static bool add_note(struct model *m, const char *text, struct error *err)
 {
@@ -124,7 +137,7 @@ static bool locate(struct model *m, const char *path, struct error *err)
 		bool is_cache_entry = refs && loader_is_file(refs);
 		free(refs);
 		m->path = is_cache_entry ? hub_cache_snapshot(path, err) : strdup(path);
-		m->name = loader_base_name(path);
+		m->name = name_of_directory(path);
 		if (is_cache_entry && !m->path)
 			return false;
 	} else if (hub_cache_is_id(path)) {

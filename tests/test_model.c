@@ -115,6 +115,11 @@ Test(model, opens_a_directory)
 	struct error err;
 	cr_expect_eq(model_require(m, ROLE_ENCODER, &err), m->roles[ROLE_ENCODER]);
 	model_close(m);
+
+	cr_assert_eq(chdir(in_root("m/ckpts")), 0);
+	m = open_model("..");
+	cr_expect_str_eq(m->name, "m");
+	model_close(m);
 }
 
 /* Every argument that a description leaves out has the official constructor's default. */

@@ -211,17 +211,19 @@ static void keep_first_fault(void *user, enum model_role role, const char *what)
 		snprintf(first->text, sizeof first->text, "%s", what);
 }
 
-static void check_memory(struct report *r, double needed)
+/* largest: parameters of the model's largest network. One network at a time must fit; the engine loads and releases
+ * those of a large model in turn. */
+static void check_memory(struct report *r, int64_t largest)
 {
 	char text[64];
 	read_proc(text, sizeof text, "/proc/meminfo", "MemAvailable");
-	double available = strtod(text, NULL) * 1024;
-	bool enough = needed == 0 || available > needed;
-	if (needed > 0)
-		say(r, enough ? OK : WARN, "memory", "%.1f GB available, the model's weights take %.2f GB in float32%s",
-			available / 1e9, needed / 1e9, enough ? "" : ": it will swap or be killed");
-	else
+	double available = strtod(text, NULL) * 1024, needed = (double)largest * sizeof(float);
+	if (largest == 0)
 		say(r, OK, "memory", "%.1f GB available", available / 1e9);
+	else
+		say(r, available > needed ? OK : WARN, "memory",
+			"%.1f GB available, the weights of the model's largest network take %.2f GB in float32",
+			available / 1e9, needed / 1e9);
 }
 
 /* Returns whether a job can be run with it. */
@@ -229,11 +231,14 @@ static bool check_model(struct report *r, const char *path)
 {
 	struct error err = {""};
 	struct first_fault first = {0};
-	int64_t parameters = 0;
+	int64_t parameters = 0, largest = 0;
 	struct model *m = model_open_reporting(path, keep_first_fault, &first, &err);
-	for (int i = 0; m && i < ROLE_COUNT; i++)
-		parameters += m->roles[i] ? model_tensors_parameters(m->roles[i]) : 0;
-	check_memory(r, (double)parameters * 4);
+	for (int i = 0; m && i < ROLE_COUNT; i++) {
+		int64_t n = m->roles[i] ? model_tensors_parameters(m->roles[i]) : 0;
+		parameters += n;
+		largest = n > largest ? n : largest;
+	}
+	check_memory(r, largest);
 	bool usable = m && first.n == 0;
 	if (!m)
 		say(r, FAIL, "model", "%s", err.text);
