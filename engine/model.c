@@ -226,6 +226,23 @@ static bool open_checkpoint(
 	return ok;
 }
 
+/* Open a checkpoint of the right class instead of the one at path, and note it. *name becomes that of the one used. */
+static bool repair_class(struct checkpoint *c, char **name, struct model *m, enum model_role role, const char *path,
+	const char *reference, struct error *err)
+{
+	char *better = checkpoint_find_class(path, role, reference, roles[role].hints, err);
+	if (!better)
+		return false;
+	free(*name);
+	*name = loader_base_name(better);
+	char *note = text_format("pipeline.json points %s at %s, which is of another class; using %s", roles[role].name,
+		reference, *name ? *name : better);
+	bool ok = *name && note && add_note(m, note, err) && checkpoint_open(c, better, err);
+	free(note);
+	free(better);
+	return ok;
+}
+
 static bool load_role(struct opening *o, enum model_role role, struct error *err)
 {
 	struct model *m = o->model;
@@ -235,7 +252,9 @@ static bool load_role(struct opening *o, enum model_role role, struct error *err
 
 	if (!reference) {
 		m->absent[role] = text_format("%s/pipeline.json names no %s", m->path, roles[role].name);
-		return !roles[role].required || error_set(err, "%s", m->absent[role]);
+		if (roles[role].required)
+			return error_set(err, "%s/pipeline.json names no %s", m->path, roles[role].name);
+		return true;
 	}
 	char *path = resolve_reference(m, reference), *name = strdup(reference);
 	bool ok = path && name;
@@ -246,19 +265,8 @@ static bool load_role(struct opening *o, enum model_role role, struct error *err
 		return true;
 	}
 	ok = ok && open_checkpoint(&opened, &wrong_class, role, path, err);
-	if (!ok && wrong_class) {
-		char *better = checkpoint_find_class(path, role, reference, roles[role].hints, err);
-		ok = better && checkpoint_open(&opened, better, err);
-		if (ok) {
-			free(name);
-			name = loader_base_name(better);
-			char *note = text_format("pipeline.json points %s at %s, which is of another class; using %s",
-				roles[role].name, reference, name ? name : better);
-			ok = name && note && add_note(m, note, err);
-			free(note);
-		}
-		free(better);
-	}
+	if (wrong_class)
+		ok = repair_class(&opened, &name, m, role, path, reference, err);
 	if (ok && *opened.note)
 		ok = add_note(m, opened.note, err);
 	free(path);
