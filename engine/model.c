@@ -265,8 +265,15 @@ static bool load_role(struct opening *o, enum model_role role, struct error *err
 		return true;
 	}
 	ok = ok && open_checkpoint(&opened, &wrong_class, role, path, err);
-	if (wrong_class)
+	if (wrong_class) {
 		ok = repair_class(&opened, &name, m, role, path, reference, err);
+		if (!ok && !roles[role].required) {
+			m->absent[role] = strdup(err->text);
+			free(path);
+			free(name);
+			return add_note(m, err->text, err);
+		}
+	}
 	if (ok && *opened.note)
 		ok = add_note(m, opened.note, err);
 	free(path);

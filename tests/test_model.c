@@ -353,6 +353,16 @@ Test(model, repairs_a_role_of_the_wrong_class)
 	unlink(in_root("m/ckpts/zz_old.json"));
 	unlink(in_root("m/ckpts/zz_new.json"));
 	expect_open_fails(in_root("m"), "has none of the right one");
+
+	/* A role that nothing needs is then absent, and said to be. */
+	tiny_write_model(in_root("m"));
+	write_pipeline(in_root("m"), "\"ckpts/slat_dec_gs\"", "\"ckpts/ss_dec\"");
+	unlink(in_root("m/ckpts/slat_dec_gs.json"));
+	m = open_model(in_root("m"));
+	cr_expect(
+		!m->roles[ROLE_GAUSSIAN_DECODER] && strstr(m->absent[ROLE_GAUSSIAN_DECODER], "none of the right one"));
+	cr_expect(strstr(m->note, "slat_decoder_gs points at a checkpoint of another class"), "%s", m->note);
+	model_close(m);
 }
 
 /* models--org--name with refs/main and a snapshot whose files are links into blobs/, as the hub client lays it out. */
