@@ -35,6 +35,7 @@ struct level {
 	float (*lab)[3];      /* [n] */
 	float (*residual)[3]; /* [n] lab minus the background surface, when there is one */
 	float (*sample)[3];   /* [n] scratch for fitting */
+	float *steep;	      /* [n] largest colour difference to a neighbour */
 	float *energy;	      /* [n] of the background model, then preference for the object */
 	uint8_t *flooded;     /* [n] reached from the border */
 	uint8_t *labels;      /* [n] */
@@ -45,6 +46,7 @@ static void level_finish(struct level *l)
 	free(l->labels);
 	free(l->flooded);
 	free(l->energy);
+	free(l->steep);
 	free(l->sample);
 	free(l->residual);
 	free(l->lab);
@@ -57,10 +59,11 @@ static bool level_init(struct level *l, const struct trellis_image *image, struc
 	l->lab = malloc(n * sizeof *l->lab);
 	l->residual = malloc(n * sizeof *l->residual);
 	l->sample = malloc(n * sizeof *l->sample);
+	l->steep = malloc(n * sizeof *l->steep);
 	l->energy = malloc(n * sizeof *l->energy);
 	l->flooded = calloc(n, 1);
 	l->labels = calloc(n, 1);
-	if (!l->lab || !l->residual || !l->sample || !l->energy || !l->flooded || !l->labels) {
+	if (!l->lab || !l->residual || !l->sample || !l->steep || !l->energy || !l->flooded || !l->labels) {
 		level_finish(l);
 		return error_set(err, "out of memory cutting out an image of %d x %d pixels", l->width, l->height);
 	}
@@ -93,6 +96,39 @@ static int compare_floats(const void *a, const void *b)
 {
 	float x = *(const float *)a, y = *(const float *)b;
 	return (x > y) - (x < y);
+}
+
+static bool is_border(const struct level *l, int i)
+{
+	int x = i % l->width, y = i / l->width;
+	return x == 0 || y == 0 || x == l->width - 1 || y == l->height - 1;
+}
+
+/* The pixels beside i; i itself where the picture ends. */
+static void find_neighbours(int neighbours[4], const struct level *l, int i)
+{
+	int x = i % l->width, y = i / l->width;
+	neighbours[0] = x > 0 ? i - 1 : i;
+	neighbours[1] = x + 1 < l->width ? i + 1 : i;
+	neighbours[2] = y > 0 ? i - l->width : i;
+	neighbours[3] = y + 1 < l->height ? i + l->width : i;
+}
+
+/* The largest colour difference between a pixel and its 8 neighbours. */
+static float steepness(const struct level *l, int i)
+{
+	int x = i % l->width, y = i / l->width;
+	float steepest = 0;
+	for (int v = y > 0 ? y - 1 : 0; v <= y + 1 && v < l->height; v++) {
+		for (int u = x > 0 ? x - 1 : 0; u <= x + 1 && u < l->width; u++) {
+			const float *a = l->lab[i], *b = l->lab[v * l->width + u];
+			float square = 0;
+			for (int c = 0; c < 3; c++)
+				square += (a[c] - b[c]) * (a[c] - b[c]);
+			steepest = square > steepest ? square : steepest;
+		}
+	}
+	return sqrtf(steepest);
 }
 
 /* Learn the background from a rim of 3 % of the picture. l->flooded is the rim's mask for the moment. */
@@ -131,41 +167,73 @@ static bool is_shadow(const struct background *b, const struct level *l, int i)
 		float scale = dot / (square + 1);
 		for (int c = 0; c < 3; c++)
 			off += (l->lab[i][c] - scale * lit[c]) * (l->lab[i][c] - scale * lit[c]);
-		if (scale > 0.6f && scale < 1.05f && off < 4)
+		if (scale > 0.6f && scale < 0.97f && off < 4)
 			return true;
 	}
 	return false;
 }
 
-/* Flood from the border through background and its soft shadows; queue [n] is scratch. */
-static void flood(struct level *l, const struct background *b, int *queue)
+/* Flood from the border through what is gentle: background up to limit, its shadows up to shadow_limit. */
+static void flood_gentle(struct level *l, const struct background *b, float limit, float shadow_limit, int *queue)
 {
-	const float gentle = 3; /* per coarse pixel */
 	int count = 0;
 	for (int i = 0; i < l->n; i++) {
-		int x = i % l->width, y = i / l->width;
-		bool is_border = x == 0 || y == 0 || x == l->width - 1 || y == l->height - 1;
-		l->energy[i] = color_mixture_energy(&b->mixture, l->residual[i]);
-		l->flooded[i] = is_border && l->energy[i] < b->threshold;
+		l->flooded[i] = is_border(l, i) && l->energy[i] < b->threshold;
 		if (l->flooded[i])
 			queue[count++] = i;
 	}
 	for (int k = 0; k < count; k++) {
-		int i = queue[k], x = i % l->width, y = i / l->width;
-		int neighbours[4] = {x > 0 ? i - 1 : i, x + 1 < l->width ? i + 1 : i, y > 0 ? i - l->width : i,
-			y + 1 < l->height ? i + l->width : i};
+		int neighbours[4];
+		find_neighbours(neighbours, l, queue[k]);
 		for (int d = 0; d < 4; d++) {
 			int j = neighbours[d];
-			if (l->flooded[j])
-				continue;
-			float square = 0;
-			for (int c = 0; c < 3; c++)
-				square += (l->lab[i][c] - l->lab[j][c]) * (l->lab[i][c] - l->lab[j][c]);
-			if (l->energy[j] < b->threshold || (square < gentle * gentle && is_shadow(b, l, j))) {
+			bool is_entered = (l->energy[j] < b->threshold && l->steep[j] < limit) ||
+					  (l->steep[j] < shadow_limit && is_shadow(b, l, j));
+			if (!l->flooded[j] && is_entered) {
 				l->flooded[j] = 1;
 				queue[count++] = j;
 			}
 		}
+	}
+	/* up to the outline, where it is steep but still background */
+	for (int k = 0; k < count; k++) {
+		int neighbours[4];
+		find_neighbours(neighbours, l, queue[k]);
+		for (int d = 0; d < 4; d++)
+			if (l->energy[neighbours[d]] < b->threshold)
+				l->flooded[neighbours[d]] = 1;
+	}
+}
+
+/* How much of the background in the outer tenth of the picture is flooded. */
+static float flooded_share(const struct level *l, const struct background *b)
+{
+	int all = 0, flooded = 0, frame_x = l->width / 10, frame_y = l->height / 10;
+	for (int i = 0; i < l->n; i++) {
+		int x = i % l->width, y = i / l->width;
+		bool is_inner = x >= frame_x && x < l->width - frame_x && y >= frame_y && y < l->height - frame_y;
+		if (is_inner || l->energy[i] >= b->threshold)
+			continue;
+		all++;
+		flooded += l->flooded[i];
+	}
+	return all ? (float)flooded / (float)all : 1;
+}
+
+/* Flood with the strictest limit at which the flood still gets through the background's own texture and noise: then an
+ * outline stops it even between equal colours, and it does not squeeze through a weak spot. queue [n] is scratch. */
+static void flood(struct level *l, const struct background *b, int *queue)
+{
+	for (int i = 0; i < l->n; i++) {
+		l->energy[i] = color_mixture_energy(&b->mixture, l->residual[i]);
+		l->steep[i] = steepness(l, i);
+	}
+	float limit = 0.7f; /* Oklab units per coarse pixel, as shadow_gentle */
+	const float shadow_gentle = 3.5f;
+	for (int attempt = 0; attempt < 12; attempt++, limit *= 1.25f) {
+		flood_gentle(l, b, limit, fmaxf(limit, shadow_gentle), queue);
+		if (flooded_share(l, b) > 0.9f)
+			return;
 	}
 }
 
@@ -218,10 +286,8 @@ static bool segment_coarse(struct level *l, struct background *b, struct error *
 		learn_background(b, l);
 		flood(l, b, queue);
 		for (int i = 0; i < l->n; i++) {
-			int x = i % l->width, y = i / l->width;
-			bool is_border = x == 0 || y == 0 || x == l->width - 1 || y == l->height - 1;
 			l->labels[i] = l->flooded[i] ? LABEL_BACKGROUND : LABEL_OBJECT;
-			candidates[i] = l->flooded[i] && is_border ? LABEL_BACKGROUND : LABEL_UNKNOWN;
+			candidates[i] = l->flooded[i] && is_border(l, i) ? LABEL_BACKGROUND : LABEL_UNKNOWN;
 		}
 	}
 	for (int round = 0; ok && round < ROUNDS; round++)
@@ -296,13 +362,12 @@ static bool shrink(struct trellis_image *out, const struct trellis_image *image,
 }
 
 /* The share of the border's pixels that are object. */
-static float border_share(const uint8_t *labels, int width, int height)
+static float border_share(const struct level *l)
 {
 	int object = 0, all = 0;
-	for (int i = 0; i < width * height; i++) {
-		int x = i % width, y = i / width;
-		if (x == 0 || y == 0 || x == width - 1 || y == height - 1) {
-			object += labels[i] == LABEL_OBJECT;
+	for (int i = 0; i < l->n; i++) {
+		if (is_border(l, i)) {
+			object += l->labels[i] == LABEL_OBJECT;
 			all++;
 		}
 	}
@@ -323,7 +388,7 @@ static bool segment(uint8_t **labels, bool *is_separated, const struct trellis_i
 	if (ok && size * 1000 < coarse.n)
 		ok = error_set(err,
 			"no object found: nothing in the picture differs clearly from the colours along its border");
-	*is_separated = ok && border_share(coarse.labels, coarse.width, coarse.height) < 0.7f;
+	*is_separated = ok && border_share(&coarse) < 0.7f;
 	if (ok && *is_separated)
 		ok = level_init(&fine, scaled, err) && segment_fine(&fine, &coarse, factor, &background, err) &&
 		     matting_tidy(fine.labels, fine.width, fine.height, &size, err);
