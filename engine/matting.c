@@ -221,20 +221,22 @@ static float flooded_share(const struct level *l, const struct background *b)
 }
 
 /* Flood with the strictest limit at which the flood still gets through the background's own texture and noise: then an
- * outline stops it even between equal colours, and it does not squeeze through a weak spot. queue [n] is scratch. */
-static void flood(struct level *l, const struct background *b, int *queue)
+ * outline stops it even between equal colours, and it does not squeeze through a weak spot. Shadows are looked for
+ * beyond that limit only on a plain background; on a textured one an object in a darker tone looks the same. queue [n]
+ * is scratch. */
+static bool flood(struct level *l, const struct background *b, int *queue)
 {
+	const float plain = 1, shadow = 4; /* Oklab units per coarse pixel */
 	for (int i = 0; i < l->n; i++) {
 		l->energy[i] = color_mixture_energy(&b->mixture, l->residual[i]);
 		l->steep[i] = steepness(l, i);
 	}
-	float limit = 0.7f; /* Oklab units per coarse pixel, as shadow_gentle */
-	const float shadow_gentle = 3.5f;
-	for (int attempt = 0; attempt < 12; attempt++, limit *= 1.25f) {
-		flood_gentle(l, b, limit, fmaxf(limit, shadow_gentle), queue);
+	for (float limit = 0.7f; limit < 8; limit *= 1.25f) {
+		flood_gentle(l, b, limit, limit < plain ? shadow : limit, queue);
 		if (flooded_share(l, b) > 0.9f)
-			return;
+			return true;
 	}
+	return false;
 }
 
 /* Fit a mixture to every stride'th pixel of one label. */
@@ -274,23 +276,24 @@ static bool grabcut(struct level *l, const uint8_t *candidates, float evidence, 
 	return matting_cut(l->labels, l->width, l->height, l->energy, l->lab, 12, contrast_falloff(l), err);
 }
 
-/* Find the object at coarse size: labels without unknowns. */
-static bool segment_coarse(struct level *l, struct background *b, struct error *err)
+/* Find the object at coarse size: labels without unknowns, or *is_separated false. */
+static bool segment_coarse(struct level *l, struct background *b, bool *is_separated, struct error *err)
 {
 	uint8_t *candidates = malloc((size_t)l->n);
 	int *queue = malloc((size_t)l->n * sizeof *queue);
 	bool ok = candidates && queue;
-	if (!ok)
+	*is_separated = false;
+	if (!ok) {
 		error_set(err, "out of memory cutting out an image of %d x %d pixels", l->width, l->height);
-	if (ok) {
+	} else {
 		learn_background(b, l);
-		flood(l, b, queue);
+		*is_separated = flood(l, b, queue);
 		for (int i = 0; i < l->n; i++) {
 			l->labels[i] = l->flooded[i] ? LABEL_BACKGROUND : LABEL_OBJECT;
 			candidates[i] = l->flooded[i] && is_border(l, i) ? LABEL_BACKGROUND : LABEL_UNKNOWN;
 		}
 	}
-	for (int round = 0; ok && round < ROUNDS; round++)
+	for (int round = 0; ok && *is_separated && round < ROUNDS; round++)
 		ok = grabcut(l, candidates, 4, 1, err);
 	free(queue);
 	free(candidates);
@@ -361,37 +364,31 @@ static bool shrink(struct trellis_image *out, const struct trellis_image *image,
 	return true;
 }
 
-/* The share of the border's pixels that are object. */
-static float border_share(const struct level *l)
+/* Significant parts without holes; less than half a per cent of the picture is no object. */
+static bool tidy(struct level *l, struct error *err)
 {
-	int object = 0, all = 0;
-	for (int i = 0; i < l->n; i++) {
-		if (is_border(l, i)) {
-			object += l->labels[i] == LABEL_OBJECT;
-			all++;
-		}
-	}
-	return (float)object / (float)all;
+	int size;
+	if (!matting_tidy(l->labels, l->width, l->height, &size, err))
+		return false;
+	if (size * 200 < l->n)
+		return error_set(err,
+			"no object found: nothing in the picture differs clearly from the colours along its border");
+	return true;
 }
 
-/* Labels of scaled at full size. *is_separated: false when there is no telling object from background. */
+/* Labels of scaled at full size; NULL and *is_separated false when there is no telling object from background. */
 static bool segment(uint8_t **labels, bool *is_separated, const struct trellis_image *scaled, struct error *err)
 {
 	int longest = scaled->width > scaled->height ? scaled->width : scaled->height;
-	int factor = (longest + COARSE_SIDE - 1) / COARSE_SIDE, size = 0;
+	int factor = (longest + COARSE_SIDE - 1) / COARSE_SIDE;
 	struct trellis_image small = {0};
 	struct level coarse = {0}, fine = {0};
 	struct background background;
 	bool ok = shrink(&small, scaled, factor, err) && level_init(&coarse, &small, err) &&
-		  segment_coarse(&coarse, &background, err) &&
-		  matting_tidy(coarse.labels, coarse.width, coarse.height, &size, err);
-	if (ok && size * 1000 < coarse.n)
-		ok = error_set(err,
-			"no object found: nothing in the picture differs clearly from the colours along its border");
-	*is_separated = ok && border_share(&coarse) < 0.7f;
+		  segment_coarse(&coarse, &background, is_separated, err);
 	if (ok && *is_separated)
-		ok = level_init(&fine, scaled, err) && segment_fine(&fine, &coarse, factor, &background, err) &&
-		     matting_tidy(fine.labels, fine.width, fine.height, &size, err);
+		ok = tidy(&coarse, err) && level_init(&fine, scaled, err) &&
+		     segment_fine(&fine, &coarse, factor, &background, err) && tidy(&fine, err);
 	if (ok) {
 		*labels = fine.labels;
 		fine.labels = NULL;

@@ -2,8 +2,10 @@
 #ifndef TESTS_IMAGE_FILES_H
 #define TESTS_IMAGE_FILES_H
 
+#include <stdio.h> /* jpeglib.h needs FILE */
 #include <jpeglib.h>
 #include <png.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

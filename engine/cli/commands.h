@@ -8,6 +8,7 @@
 #include "error.h"
 
 int command_check(int argc, char **argv);
+int command_cutout(int argc, char **argv);
 int command_doctor(int argc, char **argv);
 int command_generate(int argc, char **argv);
 int command_inspect(int argc, char **argv);

@@ -12,6 +12,7 @@ static const struct command {
 	int (*run)(int argc, char **argv);
 } commands[] = {
 	{"check", "run reference cases on a device and compare every tensor", command_check},
+	{"cutout", "show a picture without its background, as generate sees it", command_cutout},
 	{"doctor", "check this installation: libraries, devices, memory, FUSE, model", command_doctor},
 	{"generate", "turn pictures into meshes", command_generate},
 	{"inspect", "list a model's networks, sizes and tensors, and what is wrong with it", command_inspect},
