@@ -7,6 +7,7 @@
 
 #include "error.h"
 
+int command_bench(int argc, char **argv);
 int command_check(int argc, char **argv);
 int command_cutout(int argc, char **argv);
 int command_doctor(int argc, char **argv);

@@ -353,7 +353,7 @@ int command_generate(int argc, char **argv)
 			return 0;
 		}
 		if (option == '?')
-			return cli_usage(argv[0], "that option cannot be used so");
+			return 2; /* getopt has said why */
 		if (!take_option(&s, option, optarg, &err))
 			return cli_usage(argv[0], "%s", err.text);
 	}

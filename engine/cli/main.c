@@ -11,6 +11,7 @@ static const struct command {
 	const char *summary;
 	int (*run)(int argc, char **argv);
 } commands[] = {
+	{"bench", "time every stage beside the machine's own matrix product rate", command_bench},
 	{"check", "run reference cases on a device and compare every tensor", command_check},
 	{"cutout", "show a picture without its background, as generate sees it", command_cutout},
 	{"doctor", "check this installation: libraries, devices, memory, FUSE, model", command_doctor},

@@ -1,0 +1,469 @@
+/* bench.c - `trellis bench`: how long each stage takes, as a share of the machine's own matrix product rate measured in
+ * the same run. Works on a model, or on random weights of TRELLIS-image-large's shapes. */
+#include "commands.h"
+#include "kernel_bench.h"
+#include "pipeline.h"
+#include "stages.h"
+
+#include <getopt.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+static const char help[] =
+	"usage: trellis bench [OPTION]...\n"
+	"\n"
+	"Times every stage of a model and prints ms, TFLOP/s and the share of the machine's own matrix product rate,\n"
+	"which is measured in the same run: machines are noisy, so compare shares, not times. Then what a whole job\n"
+	"takes by these figures, and the peak of resident memory.\n"
+	"\n"
+	"Options:\n"
+	"  -m, --model MODEL     directory or hub id (default: $TRELLIS_MODEL_PATH, else the embedded model)\n"
+	"  -r, --random large    TRELLIS-image-large's shapes with random weights, made in memory\n"
+	"  -v, --voxels N        a shell of about N active voxels (default: 10000)\n"
+	"  -k, --kernels[=PART]  the single operations at TRELLIS-image-large's shapes instead; PART of a name\n"
+	"  -s, --stage NAME      only the stages whose name contains NAME\n"
+	"  -d, --device NAME     auto (default) or cpu\n"
+	"  -t, --threads N       processor threads (default: all)\n"
+	"  -h, --help            print this text\n";
+
+/* The descriptions of TRELLIS-image-large's checkpoints (configs/ of the official repository). */
+static const char *const large[ROLE_COUNT] = {
+	[ROLE_ENCODER] = "{\"model_type\": \"dinov2_with_registers\", \"hidden_size\": 1024, \"num_hidden_layers\": 24,"
+			 " \"num_attention_heads\": 16, \"mlp_ratio\": 4, \"image_size\": 518, \"patch_size\": 14,"
+			 " \"num_register_tokens\": 4, \"layer_norm_eps\": 1e-6}",
+	[ROLE_STRUCTURE_FLOW] =
+		"{\"name\": \"SparseStructureFlowModel\", \"args\": {\"resolution\": 16, \"in_channels\": 8,"
+		" \"out_channels\": 8, \"model_channels\": 1024, \"cond_channels\": 1024, \"num_blocks\": 24,"
+		" \"num_heads\": 16, \"mlp_ratio\": 4, \"patch_size\": 1, \"qk_rms_norm\": true}}",
+	[ROLE_STRUCTURE_DECODER] = "{\"name\": \"SparseStructureDecoder\", \"args\": {\"out_channels\": 1,"
+				   " \"latent_channels\": 8, \"num_res_blocks\": 2, \"num_res_blocks_middle\": 2,"
+				   " \"channels\": [512, 128, 32]}}",
+	[ROLE_LATENT_FLOW] =
+		"{\"name\": \"ElasticSLatFlowModel\", \"args\": {\"resolution\": 64, \"in_channels\": 8,"
+		" \"out_channels\": 8, \"model_channels\": 1024, \"cond_channels\": 1024, \"num_blocks\": 24,"
+		" \"num_heads\": 16, \"mlp_ratio\": 4, \"patch_size\": 2, \"num_io_res_blocks\": 2,"
+		" \"io_block_channels\": [128], \"qk_rms_norm\": true}}",
+	[ROLE_MESH_DECODER] =
+		"{\"name\": \"ElasticSLatMeshDecoder\", \"args\": {\"resolution\": 64, \"model_channels\": 768,"
+		" \"latent_channels\": 8, \"num_blocks\": 12, \"num_heads\": 12, \"mlp_ratio\": 4,"
+		" \"attn_mode\": \"swin\", \"window_size\": 8,"
+		" \"representation_config\": {\"use_color\": true}}}",
+};
+
+struct bench {
+	struct backend *b;
+	struct checkpoint *roles[ROLE_COUNT];
+	const char *only;
+	int64_t tokens, n;
+	int32_t *coords; /* [n, 3] */
+	double peak;	 /* GFLOP/s of the matrix product, measured beside the stage */
+	double job_s;
+	bool complete; /* every stage of a job was timed */
+};
+
+static bool wanted(struct bench *k, const char *name)
+{
+	bool yes = !k->only || strstr(name, k->only);
+	k->complete = k->complete && yes;
+	return yes;
+}
+
+static void report(struct bench *k, const char *name, double seconds, double operations, int times)
+{
+	double rate = operations / seconds / 1e9;
+
+	k->job_s += seconds * times;
+	printf("%-28s %10.1f %10.3f %8.1f %%", name, seconds * 1e3, rate / 1e3, 100 * rate / k->peak);
+	if (times > 1)
+		printf("   x %d", times);
+	printf("\n");
+}
+
+/* Measured beside every stage: a shared machine is compared with itself. */
+static bool measure_peak(struct bench *k, struct error *err)
+{
+	k->peak = kernel_bench_peak(k->b);
+	return backend_finish(k->b, err) && k->peak > 0;
+}
+
+/* A shell in the middle of the grid with about `wanted` voxels, lexicographic. */
+static bool make_shell(struct bench *k, int64_t want, int side, struct error *err)
+{
+	double centre = side / 2.0, radius = fmin(sqrt((double)want / (4 * M_PI * 1.5)), side / 2.0 - 1);
+
+	k->coords = malloc((size_t)side * (size_t)side * (size_t)side * 3 * sizeof *k->coords);
+	if (!k->coords)
+		return error_set(err, "out of memory");
+	for (int i = 0; i < side * side * side && k->n < 2 * want; i++) {
+		int at[3] = {i / (side * side), i / side % side, i % side};
+		double distance = 0;
+		for (int axis = 0; axis < 3; axis++)
+			distance += pow(at[axis] + 0.5 - centre, 2);
+		if (fabs(sqrt(distance) - radius) <= 0.75)
+			memcpy(k->coords + 3 * k->n++, at, sizeof at);
+	}
+	return k->n > 0 || error_set(err, "--voxels %lld gives an empty shell", (long long)want);
+}
+
+static float *random_floats(int64_t n)
+{
+	float *p = malloc((size_t)n * sizeof *p);
+	uint32_t state = 1;
+
+	for (int64_t i = 0; p && i < n; i++) {
+		state = state * 1664525u + 1013904223u;
+		p[i] = (float)((int32_t)state >> 8) / (1 << 23);
+	}
+	return p;
+}
+
+static struct tensor random_condition(struct bench *k, int64_t channels)
+{
+	struct tensor x = scratch_new_as(k->b, DTYPE_F32, k->tokens, channels);
+	float *host = random_floats(k->tokens * channels);
+	if (host)
+		op_upload(k->b, x, host);
+	free(host);
+	return x;
+}
+
+static bool bench_encoder(struct bench *k, struct error *err)
+{
+	const struct checkpoint *c = k->roles[ROLE_ENCODER];
+	struct run run;
+	int size = c ? c->config.image_size : 0;
+
+	if (!c || !wanted(k, "encode image"))
+		return true;
+	run_init(&run, k->b, NULL, NULL);
+	struct image_encoder *e = image_encoder_create(&run, c, err);
+	float *pixels = random_floats(3 * (int64_t)size * size);
+	bool ok = e && pixels && measure_peak(k, err);
+	if (ok) {
+		struct tensor out = scratch_new_as(k->b, DTYPE_F32, k->tokens, c->config.model_channels);
+		double start = clock_s();
+		image_encoder_forward(&run, e, out, pixels, size, size);
+		k->b->ops->sync(k->b);
+		report(k, "encode image", clock_s() - start, image_encoder_work(c), 1);
+		ok = backend_finish(k->b, err);
+	}
+	image_encoder_destroy(e);
+	free(pixels);
+	run_finish(&run);
+	return ok;
+}
+
+/* When each step of a sampling run began. */
+struct steps {
+	double began[4];
+};
+
+static bool note_step(const struct trellis_progress *p, void *user)
+{
+	struct steps *s = user;
+	if (p->step < 4 && s->began[p->step] == 0)
+		s->began[p->step] = clock_s();
+	return true;
+}
+
+/* Three steps: two guided, of which the second is timed warm, and a plain one. */
+static const struct sampler_config three_steps = {
+	.steps = 3, .rescale_t = 1, .guidance = 5, .interval = {0.5, 1}, .guided = true};
+enum { GUIDED_STEPS = 19, PLAIN_STEPS = 6 }; /* of 25 at rescale 3, interval 0.5..1 */
+
+static double step_work(double (*work)(const struct checkpoint *, const struct sampler_config *, double, int64_t),
+	const struct bench *k, const struct checkpoint *c, bool guided)
+{
+	struct sampler_config s = {.steps = 1, .rescale_t = 1, .guidance = 1, .interval = {0, 1}, .guided = guided};
+	return work(c, &s, (double)k->n, k->tokens);
+}
+
+static double structure_step_work(const struct checkpoint *c, const struct sampler_config *s, double n, int64_t tokens)
+{
+	(void)n;
+	return structure_flow_work(c, s, tokens);
+}
+
+static bool bench_structure_flow(struct bench *k, struct error *err)
+{
+	const struct checkpoint *c = k->roles[ROLE_STRUCTURE_FLOW];
+	int64_t voxels = (int64_t)c->config.resolution * c->config.resolution * c->config.resolution;
+	struct steps steps = {{0}};
+	struct run run;
+
+	if (!wanted(k, "structure flow"))
+		return true;
+	run_init(&run, k->b, note_step, &steps);
+	struct structure_flow *f = structure_flow_create(&run, c, err);
+	float *noise = random_floats(voxels * c->config.in_channels);
+	bool ok = f && noise && measure_peak(k, err);
+	if (ok) {
+		struct tensor condition = random_condition(k, c->config.cond_channels);
+		struct tensor z = scratch_new_as(k->b, DTYPE_F32, voxels, c->config.out_channels);
+		double start = clock_s();
+		ok = structure_flow_sample(&run, f, &three_steps, noise, condition, z, err);
+		double end = clock_s();
+		report(k, "structure flow: prepare", steps.began[0] - start,
+			2.0 * (double)k->tokens * c->config.cond_channels * 2 * c->config.model_channels *
+				c->config.num_blocks,
+			1);
+		report(k, "structure flow: guided step", steps.began[2] - steps.began[1],
+			step_work(structure_step_work, k, c, true), GUIDED_STEPS);
+		report(k, "structure flow: plain step", end - steps.began[2],
+			step_work(structure_step_work, k, c, false), PLAIN_STEPS);
+	}
+	structure_flow_destroy(f);
+	free(noise);
+	run_finish(&run);
+	return ok;
+}
+
+static bool bench_structure_decoder(struct bench *k, struct error *err)
+{
+	const struct checkpoint *c = k->roles[ROLE_STRUCTURE_DECODER];
+	int r = k->roles[ROLE_STRUCTURE_FLOW]->config.resolution;
+	int64_t voxels = (int64_t)r * r * r, side = (int64_t)r * structure_decoder_scale(c);
+	struct run run;
+
+	if (!wanted(k, "structure decoder"))
+		return true;
+	run_init(&run, k->b, NULL, NULL);
+	struct structure_decoder *d = structure_decoder_create(&run, c, err);
+	float *host = random_floats(voxels * c->config.latent_channels);
+	bool ok = d && host && measure_peak(k, err);
+	if (ok) {
+		struct tensor z = scratch_new_as(k->b, DTYPE_F32, voxels, c->config.latent_channels);
+		struct tensor logits = scratch_new_as(k->b, DTYPE_F32, side * side * side, 1);
+		op_upload(k->b, z, host);
+		double start = clock_s();
+		structure_decoder_forward(&run, d, logits, z, r);
+		k->b->ops->sync(k->b);
+		report(k, "structure decoder", clock_s() - start, structure_decoder_work(c, r), 1);
+		ok = backend_finish(k->b, err);
+	}
+	structure_decoder_destroy(d);
+	free(host);
+	run_finish(&run);
+	return ok;
+}
+
+static bool bench_latent_flow(struct bench *k, struct error *err)
+{
+	const struct checkpoint *c = k->roles[ROLE_LATENT_FLOW];
+	struct steps steps = {{0}};
+	struct run run;
+
+	if (!wanted(k, "latent flow"))
+		return true;
+	run_init(&run, k->b, note_step, &steps);
+	struct latent_flow *f = latent_flow_create(&run, c, err);
+	float *feats = random_floats(k->n * c->config.in_channels);
+	bool ok = f && feats && measure_peak(k, err);
+	if (ok) {
+		struct tensor condition = random_condition(k, c->config.cond_channels);
+		double start = clock_s();
+		ok = latent_flow_sample(&run, f, &three_steps, k->coords, k->n, condition, feats, err);
+		double end = clock_s();
+		report(k, "latent flow: prepare", steps.began[0] - start,
+			2.0 * (double)k->tokens * c->config.cond_channels * 2 * c->config.model_channels *
+				c->config.num_blocks,
+			1);
+		report(k, "latent flow: guided step", steps.began[2] - steps.began[1],
+			step_work(latent_flow_work, k, c, true), GUIDED_STEPS);
+		report(k, "latent flow: plain step", end - steps.began[2], step_work(latent_flow_work, k, c, false),
+			PLAIN_STEPS);
+	}
+	latent_flow_destroy(f);
+	free(feats);
+	run_finish(&run);
+	return ok;
+}
+
+/* When the features were done and the extraction began. */
+static bool note_mesh(const struct trellis_progress *p, void *user)
+{
+	double *at = user;
+	if (p->stage == TRELLIS_MESH && *at == 0)
+		*at = clock_s();
+	return true;
+}
+
+static bool bench_mesh_decoder(struct bench *k, struct error *err)
+{
+	const struct checkpoint *c = k->roles[ROLE_MESH_DECODER];
+	struct surface s = {0};
+	double extraction = 0;
+	struct run run;
+
+	if (!c || !wanted(k, "mesh decoder"))
+		return true;
+	run_init(&run, k->b, note_mesh, &extraction);
+	struct mesh_decoder *d = mesh_decoder_create(&run, c, err);
+	float *latent = random_floats(k->n * c->config.latent_channels);
+	bool ok = d && latent && measure_peak(k, err);
+	if (ok) {
+		double start = clock_s();
+		ok = mesh_decoder_forward(&run, d, k->coords, k->n, latent, &s, NULL, err);
+		double end = clock_s();
+		report(k, "mesh decoder", extraction - start, mesh_decoder_work(c, (double)k->n), 1);
+		printf("%-28s %10.1f   (%lld triangles)\n", "surface extraction", (end - extraction) * 1e3,
+			(long long)s.n_faces);
+		k->job_s += end - extraction;
+	}
+	surface_finish(&s);
+	mesh_decoder_destroy(d);
+	free(latent);
+	run_finish(&run);
+	return ok;
+}
+
+static bool bench_stages(struct bench *k, int64_t voxels, struct error *err)
+{
+	struct rusage usage;
+	size_t mark = scratch_mark(k->b);
+	bool (*const stages[])(struct bench *, struct error *) = {
+		bench_encoder, bench_structure_flow, bench_structure_decoder, bench_latent_flow, bench_mesh_decoder};
+	const struct checkpoint *e = k->roles[ROLE_ENCODER];
+
+	k->complete = true;
+	k->tokens = e ? image_encoder_tokens(e, e->config.image_size, e->config.image_size) : 1374;
+	if (!make_shell(k, voxels, k->roles[ROLE_LATENT_FLOW]->config.resolution, err) || !measure_peak(k, err))
+		return false;
+	printf("device %s, matrix product %.0f GFLOP/s, %lld voxels\n", k->b->ops->name, k->peak, (long long)k->n);
+	printf("%-28s %10s %10s %10s\n", "stage", "ms", "TFLOP/s", "of product");
+	for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
+		if (!stages[i](k, err))
+			return false;
+		scratch_release(k->b, mark);
+		scratch_trim(k->b);
+	}
+	if (k->complete)
+		printf("a job of 25 + 25 steps, 19 + 19 of them guided: %.1f s by these figures\n", k->job_s);
+	getrusage(RUSAGE_SELF, &usage);
+	printf("peak resident memory: %.2f GB\n", (double)usage.ru_maxrss * 1024 / 1e9);
+	return true;
+}
+
+static void print_kernel(void *user, const struct kernel_timing *t)
+{
+	(void)user;
+	printf("%-36s %9.3f ms", t->name, t->ms);
+	if (t->gflop_per_s > 0)
+		printf("  %7.1f GFLOP/s  %5.1f %% of product", t->gflop_per_s, 100 * t->peak_fraction);
+	if (t->gbyte_per_s > 0)
+		printf("  %6.1f GB/s", t->gbyte_per_s);
+	printf("\n");
+}
+
+static bool parse_large(struct bench *k, struct error *err)
+{
+	for (int role = 0; role < ROLE_COUNT; role++) {
+		if (!large[role])
+			continue;
+		struct checkpoint *c = k->roles[role] = calloc(1, sizeof *c);
+		if (!c)
+			return error_set(err, "out of memory");
+		if (!(role == ROLE_ENCODER
+				    ? checkpoint_parse_encoder(c, large[role], strlen(large[role]), "random", err)
+				    : checkpoint_parse(c, large[role], strlen(large[role]), "random", err)))
+			return false;
+	}
+	return true;
+}
+
+struct arguments {
+	const char *model, *device, *only, *kernels;
+	bool random, run_kernels;
+	int threads;
+	int64_t voxels;
+};
+
+static bool run_bench(struct bench *k, const struct arguments *a, struct error *err)
+{
+	struct model *m = NULL;
+	bool ok;
+
+	k->b = device_create(a->device, a->threads, err);
+	if (!k->b)
+		return false;
+	if (a->run_kernels)
+		return kernel_bench_run(k->b, a->voxels, a->kernels, print_kernel, NULL, err);
+	if (a->random) {
+		ok = parse_large(k, err) && bench_stages(k, a->voxels, err);
+		for (int role = 0; role < ROLE_COUNT; role++) {
+			if (k->roles[role])
+				checkpoint_finish(k->roles[role]);
+			free(k->roles[role]);
+		}
+		return ok;
+	}
+	m = model_open(a->model, err);
+	ok = m != NULL;
+	if (ok) {
+		printf("model %s\n", m->name);
+		memcpy(k->roles, m->roles, sizeof k->roles);
+		ok = bench_stages(k, a->voxels, err);
+	}
+	model_close(m);
+	return ok;
+}
+
+int command_bench(int argc, char **argv)
+{
+	static const struct option options[] = {{"model", required_argument, NULL, 'm'},
+		{"random", required_argument, NULL, 'r'}, {"voxels", required_argument, NULL, 'v'},
+		{"kernels", optional_argument, NULL, 'k'}, {"stage", required_argument, NULL, 's'},
+		{"device", required_argument, NULL, 'd'}, {"threads", required_argument, NULL, 't'},
+		{"help", no_argument, NULL, 'h'}, {0}};
+	struct arguments a = {.device = "auto", .voxels = 10000};
+	struct bench k = {0};
+	struct error err;
+	int option;
+
+	while ((option = getopt_long(argc, argv, "m:r:v:k::s:d:t:h", options, NULL)) != -1) {
+		switch (option) {
+		case 'm':
+			a.model = optarg;
+			break;
+		case 'r':
+			if (strcmp(optarg, "large"))
+				return cli_usage(argv[0], "--random %s: only large is there", optarg);
+			a.random = true;
+			break;
+		case 'v':
+			a.voxels = atoll(optarg);
+			if (a.voxels < 10 || a.voxels > 1000000)
+				return cli_usage(argv[0], "--voxels %s: wanted 10..1000000", optarg);
+			break;
+		case 'k':
+			a.run_kernels = true;
+			a.kernels = optarg;
+			break;
+		case 's':
+			k.only = optarg;
+			break;
+		case 'd':
+			a.device = optarg;
+			break;
+		case 't':
+			a.threads = atoi(optarg);
+			if (a.threads < 1)
+				return cli_usage(argv[0], "--threads %s: wanted a number from 1", optarg);
+			break;
+		case 'h':
+			fputs(help, stdout);
+			return 0;
+		default:
+			return 2; /* getopt has said why */
+		}
+	}
+	if (optind < argc)
+		return cli_usage(argv[0], "'%s' is not an option", argv[optind]);
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	bool ok = run_bench(&k, &a, &err);
+	backend_destroy(k.b);
+	free(k.coords);
+	return ok ? 0 : cli_fail(argv[0], &err);
+}
