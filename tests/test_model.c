@@ -595,16 +595,13 @@ Test(model, golden_checkpoints_have_the_listed_tensors)
 		checkpoint_finish(&c);
 	}
 	globfree(&files);
-	if (n == 0)
-		cr_skip_test("tests/golden has no checkpoints");
+	cr_assert_gt(n, 10, "only %d golden checkpoints", n);
 }
 
 Test(model, golden_torch_names_are_the_listed_ones)
 {
 	struct error err = {""};
 	struct checkpoint c = {0};
-	if (access("tests/golden/dinov2_a", F_OK) != 0)
-		cr_skip_test("tests/golden has no dinov2_a");
 	cr_assert(checkpoint_open_encoder(&c, "tests/golden/dinov2_a", &err), "%s", err.text);
 	safetensors_close(c.tensors);
 	c.tensors = safetensors_open("tests/golden/dinov2_a/hub.safetensors", &err);
