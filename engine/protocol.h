@@ -3,10 +3,11 @@
  * One AF_UNIX SOCK_SEQPACKET socket pair, inherited by the worker as descriptor PROTOCOL_FD: a packet is a message.
  *
  *   worker -> daemon   HELLO     once, before anything slow
- *                      STATUS    device and model: while loading, when ready, when loading failed (the worker then
- * exits) PROGRESS  of the running job, at most a few a second; also the sign of life RESULT or FAILURE, exactly one a
- * job, after every descriptor of the job has been closed daemon -> worker   JOB       only while the last STATUS said
- * ready and no job runs; carries descriptors CANCEL    of a job; one that has just ended is ignored
+ *                      STATUS    device and model: while loading, when ready, when loading failed (it then ends)
+ *                      PROGRESS  of the running job, at most a few a second; also the sign of life
+ *                      RESULT or FAILURE, exactly one a job, after every descriptor of the job has been closed
+ *   daemon -> worker   JOB       only while the last STATUS said ready and no job runs; carries descriptors
+ *                      CANCEL    of a job; one that has just ended is ignored
  *
  * Either side ends by closing its socket; the worker exits when it reads the end.
  *

@@ -6,9 +6,10 @@
  * so that thread must live as long as the daemon; it also dies with the link's end of the socket.
  *
  *   stopped --start()--> starting --HELLO, STATUS ready--> ready <--> busy
- *      ^                    |                                |          |
- *      |                    +--- died, model failed, hung ---+----------+---> backoff (0.5 s doubling to 60 s) -->
- * starting
+ *      ^                    ^   |                              |         |
+ *      |                    |   +-- died, model failed, hung --+---------+
+ *      |                    |                   |
+ *      |                    +---- backoff <-----+      0.5 s, doubling to 60 s
  *      +-- idle_s without a job, or stop()
  *
  * The link holds no queue: it takes one job at a time, and only when ready. Every submitted job ends in exactly one
@@ -36,10 +37,10 @@ enum worker_outcome {
 	WORKER_FAILED,	  /* final: publish text */
 	WORKER_CANCELLED, /* worker_link_cancel, obeyed or enforced */
 	WORKER_STORAGE,	  /* the state disk was full: worth another try when there is room */
-	WORKER_CRASHED, /* counts against the job: killed by a signal nobody asked for, or ended in the middle of it */
-	WORKER_MEMORY,	/* counts: the kernel killed the worker because memory ran out */
-	WORKER_HUNG,	/* counts: no progress for hang_s, so we killed it */
-	WORKER_LOST,	/* doesn't count: queue it again (stopped by us, ended from outside, or spoke nonsense) */
+	WORKER_CRASHED,	  /* counts against the job: died in the middle of it, asked by nobody, or talked nonsense */
+	WORKER_MEMORY,	  /* counts: the kernel killed the worker because memory ran out */
+	WORKER_HUNG,	  /* counts: no sign of life for hang_s, so we killed it */
+	WORKER_LOST,	  /* doesn't count, queue it again: worker_link_stop, or TERM and its like from outside */
 };
 
 /* Whether the outcome counts against the job: the third one of these fails it ("poison"). */
@@ -105,8 +106,8 @@ bool worker_link_submit(struct worker_link *link, const struct message_job *job,
 void worker_link_cancel(struct worker_link *link, uint64_t id);
 
 /* End the worker: its socket is closed, and it is killed after 2 s. A running job is cancelled likewise and ends as
- * WORKER_LOST. state becomes WORKER_STOPPED and `changed` is called when it is gone; worker_link_start starts another.
- */
+ * WORKER_LOST. state becomes WORKER_STOPPED and `changed` is called when it is gone. worker_link_start starts another,
+ * also when it is called before that. */
 void worker_link_stop(struct worker_link *link);
 
 const struct worker_report *worker_link_report(const struct worker_link *link);

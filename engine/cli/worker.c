@@ -347,6 +347,7 @@ static int run_worker(const char *argv0, const struct trellis_options *options)
 		error_set(&err, "starting a thread: %s", strerror(failed));
 		return cli_fail(argv0, &err);
 	}
+	pthread_detach(device);
 	bool ok = serve(&w, &err);
 	if (!ok)
 		cli_fail(argv0, &err);

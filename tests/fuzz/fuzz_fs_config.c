@@ -1,11 +1,19 @@
 /* fuzz_fs_config.c - any bytes as a config file: refused with one line and nothing changed, or options that are in
  * range and that come back the same when rendered and read again. */
 #include "config.h"
+#include "seeds.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	static const char text[] =
+		"# comment\nseed = 3\nsteps = 12,13\nguidance = default\nformats = glb,gaussian.ply\n"
+		"simplify = 0.5 # half\npreview = off\n";
+	seeds_write(seeds_corpus(*argc, *argv), "config", text, sizeof text - 1);
+	return 0;
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -1,5 +1,6 @@
 /* fuzz_fs_sniff.c - any bytes under an image's name, another's and none: an answer, the same under every name that lets
  * the bytes decide, and a whole image within the limits. */
+#include "seeds.h"
 #include "sniff.h"
 
 #include <stdlib.h>
@@ -7,7 +8,16 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	static const char png[] =
+		"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\10\0\0\0\0crc.\0\0\0\1IDATxcrc.\0\0\0\0IENDcrc.";
+	static const char jpeg[] =
+		"\xff\xd8\xff\xc2\0\x0b\x08\1\xe0\2\x80\1\1\x11\0\xff\xda\0\x08\1\1\0\0\x3f\0data\xff\xd9";
+	seeds_write(seeds_corpus(*argc, *argv), "png", png, sizeof png - 1);
+	seeds_write(seeds_corpus(*argc, *argv), "jpeg", jpeg, sizeof jpeg - 1);
+	return 0;
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
