@@ -2,6 +2,7 @@
 # run.sh BUILD check|all - run the test programs, then (all) the scripts in tests/; print a line each and a summary.
 # A script exits 77 after printing why when it cannot run on this machine: it is then listed as skipped by name.
 set -u
+export OMP_WAIT_POLICY=passive # tests run beside other work; spinning threads would starve it
 build=$1 what=$2
 cd "$(dirname "$0")/.." || exit 1
 export TRELLIS_BUILD=$PWD/$build
