@@ -31,15 +31,15 @@ static const struct released *find_released(const char *torch_name)
 	return NULL;
 }
 
-static bool has_config(const char *directory)
+static bool has_file(const char *directory, const char *name)
 {
-	char *path = text_format("%s/config.json", directory);
+	char *path = text_format("%s/%s", directory, name);
 	bool has = path && loader_is_file(path);
 	free(path);
 	return has;
 }
 
-/* Whether directory holds an encoder of this width (0: any); files of something else are no error. */
+/* Whether directory holds an encoder of this width (0: any); files of something else, or only some, are no error. */
 static bool fits(const char *directory, int width)
 {
 	struct checkpoint c = {0};
@@ -48,7 +48,7 @@ static bool fits(const char *directory, int width)
 	char *path = text_format("%s/config.json", directory);
 	char *text = path && loader_is_file(path) ? json_fields_read(path, &size, &ignored) : NULL;
 	bool ok = text && checkpoint_parse_encoder(&c, text, size, path, &ignored) &&
-		  (width == 0 || c.config.model_channels == width);
+		  (width == 0 || c.config.model_channels == width) && has_file(directory, "model.safetensors");
 	checkpoint_finish(&c);
 	free(text);
 	free(path);
@@ -95,7 +95,7 @@ static char *find_named(const char *model_path, const char *reference)
 {
 	for (int beside = 0; beside < 2; beside++) {
 		char *path = text_format("%s/%s%s", model_path, beside ? "../" : "", reference);
-		if (path && has_config(path))
+		if (path && has_file(path, "config.json"))
 			return path;
 		free(path);
 	}
@@ -106,7 +106,7 @@ static char *find_in_hub_cache(const char *id)
 {
 	struct error ignored;
 	char *directory = hub_cache_find(id, &ignored);
-	if (directory && has_config(directory))
+	if (directory && has_file(directory, "model.safetensors"))
 		return directory;
 	free(directory);
 	return NULL;

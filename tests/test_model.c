@@ -471,6 +471,9 @@ Test(model, finds_the_encoder_nearest_first)
 	tiny_write_encoder(in_root("e"));
 	make_cached(in_root(".cache/huggingface/hub"), "models--facebook--dinov2-with-registers-large", in_root("e"));
 	expect_encoder("models--facebook--dinov2-with-registers-large");
+	/* A directory without the weights is passed over. */
+	mkdir(in_root("a"), 0700);
+	tiny_write_text(in_root("a/config.json"), tiny_encoder);
 	tiny_write_encoder(in_root("beside"));
 	expect_encoder("/beside/model.safetensors");
 	tiny_write_encoder(in_root("dinov2-with-registers-large"));
