@@ -1,30 +1,29 @@
 /* test_resize.c - Lanczos resampling against Pillow's own results: every byte equal. */
 #include "resize.h"
 
-#include "golden_tensors.h"
+#include "golden.h"
 
-#define GOLDEN "tests/golden/images/lanczos.safetensors"
+#include <string.h>
 
-/* [h, w, channels] to opaque or given RGBA */
-static struct trellis_image to_rgba(const uint8_t *in, const int64_t shape[3])
+/* [h, w, channels] to RGBA, opaque when there are three */
+static struct trellis_image read_image(const struct safetensors *file, const char *name, const char *suffix)
 {
-	int64_t n = shape[0] * shape[1];
-	struct trellis_image image = {.width = (int)shape[1], .height = (int)shape[0], .rgba = malloc((size_t)n * 4)};
+	char key[64];
+	snprintf(key, sizeof key, "%s.%s", name, suffix);
+	const struct st_tensor *t = golden_find(file, key);
+	const uint8_t *in = t->data;
+	int64_t n = t->dim[0] * t->dim[1], channels = t->dim[2];
+	struct trellis_image image = {.width = (int)t->dim[1], .height = (int)t->dim[0]};
+	image.rgba = malloc((size_t)n * 4);
 	for (int64_t i = 0; i < n; i++)
 		for (int64_t c = 0; c < 4; c++)
-			image.rgba[4 * i + c] = c < shape[2] ? in[shape[2] * i + c] : 255;
+			image.rgba[4 * i + c] = c < channels ? in[channels * i + c] : 255;
 	return image;
 }
 
-static void compare_case(const char *name)
+static void compare_case(const struct safetensors *file, const char *name)
 {
-	char key[64];
-	int64_t in_shape[6], out_shape[6];
-	snprintf(key, sizeof key, "%s.in", name);
-	uint8_t *in = golden_read(GOLDEN, key, in_shape);
-	snprintf(key, sizeof key, "%s.expect", name);
-	uint8_t *expect = golden_read(GOLDEN, key, out_shape);
-	struct trellis_image image = to_rgba(in, in_shape), wanted = to_rgba(expect, out_shape);
+	struct trellis_image image = read_image(file, name, "in"), wanted = read_image(file, name, "expect");
 	struct resize_box all = {0, 0, image.width, image.height};
 	struct error err;
 	uint8_t *got;
@@ -34,17 +33,17 @@ static void compare_case(const char *name)
 	free(got);
 	trellis_image_finish(&wanted);
 	trellis_image_finish(&image);
-	free(expect);
-	free(in);
 }
 
 Test(resize, equals_pillow)
 {
-	compare_case("RGB.37x53.to.90x41");
-	compare_case("RGBA.61x47.to.29x73");
-	compare_case("RGB.149x110.to.64x50");
-	compare_case("RGBA.40x33.to.71x67");
-	compare_case("RGBA.103x91.to.37x31");
+	struct safetensors *file = golden_open("tests/golden/images/lanczos.safetensors");
+	compare_case(file, "RGB.37x53.to.90x41");
+	compare_case(file, "RGBA.61x47.to.29x73");
+	compare_case(file, "RGB.149x110.to.64x50");
+	compare_case(file, "RGBA.40x33.to.71x67");
+	compare_case(file, "RGBA.103x91.to.37x31");
+	safetensors_close(file);
 }
 
 /* What lies outside the image counts as transparent black without being stored: the same as padding it by hand. */
