@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <spawn.h>
@@ -99,18 +100,20 @@ bool mount_is_empty(const char *path, struct error *err)
 
 bool mount_prepare(const char *mountpoint, struct error *err)
 {
-	struct stat st;
-	if (stat(mountpoint, &st) != 0 && (errno == ENOTCONN || errno == ECONNABORTED)) {
+	/* Opening asks the daemon behind a mount; stat might be answered by what the kernel has kept of a dead one. */
+	int fd = open(mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 && (errno == ENOTCONN || errno == ECONNABORTED)) {
 		if (!is_our_mount(mountpoint))
 			return error_set(err, "%s: a dead mount of another file system is in the way", mountpoint);
 		if (!unmount_stale(mountpoint, err))
 			return false;
 		fs_log("%s: took a dead mount away", mountpoint);
+		fd = open(mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	}
-	if (stat(mountpoint, &st) != 0)
-		return error_set(err, "%s: %s", mountpoint, strerror(errno));
-	if (!S_ISDIR(st.st_mode))
-		return error_set(err, "%s: the mountpoint is not a folder", mountpoint);
+	if (fd < 0)
+		return error_set(err, "%s: %s", mountpoint,
+			errno == ENOTDIR ? "the mountpoint is not a folder" : strerror(errno));
+	close(fd);
 	if (is_our_mount(mountpoint))
 		return error_set(err, "%s: a trellisfs is already mounted there", mountpoint);
 	return mount_is_empty(mountpoint, err);

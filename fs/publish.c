@@ -111,7 +111,8 @@ static bool start_helper(struct publisher *publisher, struct error *err)
 	sigemptyset(&none);
 	posix_spawn_file_actions_init(&actions);
 	posix_spawnattr_init(&attr);
-	posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDWR, 0);
+	for (int fd = 0; fd < 3; fd++) /* the shell that started us may wait for the end of these */
+		posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
 	if (ends[1] == HELPER_FD) /* dup2 onto itself would keep CLOEXEC on some systems */
 		posix_spawn_file_actions_adddup2(&actions, ends[1], HELPER_FD + 1);
 	posix_spawn_file_actions_adddup2(&actions, ends[1] == HELPER_FD ? HELPER_FD + 1 : ends[1], HELPER_FD);

@@ -207,9 +207,9 @@ static int measure_stat(const char *path, double seconds)
 			double start = now_s();
 			/* AT_STATX_FORCE_SYNC asks the daemon, whatever the kernel has kept. */
 			struct statx sx;
-			if (statx(dirfd(dir), entry->d_name, AT_SYMLINK_NOFOLLOW | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &sx)
-					!= 0
-				&& errno != ENOENT)
+			if (statx(dirfd(dir), entry->d_name, AT_SYMLINK_NOFOLLOW | AT_STATX_FORCE_SYNC,
+				    STATX_BASIC_STATS, &sx) != 0 &&
+				errno != ENOENT)
 				return fail(entry->d_name);
 			times[n++] = now_s() - start;
 		}
@@ -217,8 +217,8 @@ static int measure_stat(const char *path, double seconds)
 		closedir(dir);
 	}
 	qsort(times, n, sizeof *times, compare);
-	printf("%zu stats, median %.3f ms, p99 %.3f ms, max %.3f ms\n", n, 1e3 * times[n / 2], 1e3 * times[n * 99 / 100],
-		1e3 * times[n - 1]);
+	printf("%zu stats, median %.3f ms, p99 %.3f ms, max %.3f ms\n", n, 1e3 * times[n / 2],
+		1e3 * times[n * 99 / 100], 1e3 * times[n - 1]);
 	free(times);
 	return 0;
 }

@@ -19,7 +19,10 @@ cleanup() {
 	fusermount3 -u -z "$mnt" 2>/dev/null
 	# the daemon holds the lock of its state directory until it has ended
 	for _ in $(seq 100); do flock -n "$state/lock" true 2>/dev/null && break || sleep 0.05; done
-	[ -f "$dir/log" ] && grep -A30 -E 'ERROR: AddressSanitizer|WARNING: ThreadSanitizer|runtime error|LeakSanitizer' "$dir"/log
+	if grep -sA40 -E 'ERROR: AddressSanitizer|WARNING: ThreadSanitizer|runtime error|LeakSanitizer' "$dir/log"; then
+		rm -rf "$dir"
+		exit 1
+	fi
 	rm -rf "$dir"
 }
 trap cleanup EXIT

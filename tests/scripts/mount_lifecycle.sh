@@ -1,0 +1,120 @@
+#!/bin/bash
+# mount_lifecycle.sh - starting, failing to start, ending, being killed, and what survives each.
+cd "$(dirname "$0")/../.." || exit 1
+. tests/mount/lib.sh
+command -v jq >/dev/null || { echo "jq is not installed"; exit 77; }
+trellisfs=$TRELLIS_BUILD/trellisfs
+worker=$TRELLIS_BUILD/tests/fake_worker
+src=$dir/src
+mkdir "$src"
+milliseconds() { date +%s%3N; }
+
+# refused STATUS PATTERN ARGUMENT... - the shell gets one clear line and a status
+refused() {
+	local status=$1 pattern=$2 text got
+	shift 2
+	text=$(timeout 20 "$trellisfs" "$@" 2>&1)
+	got=$?
+	[ $got = "$status" ] && [ "$(wc -l <<<"$text")" = 1 ] && [[ $text =~ $pattern ]] || fail "trellisfs $*: status $got, '$text'"
+}
+mkdir "$dir/full" "$dir/nomodel"
+touch "$dir/full/x" "$dir/file" "$dir/nomodel/x"
+refused 2 "unknown option 'nonsense'" -o nonsense "$mnt"
+refused 2 "option threads: wanted N, got 'many'" --threads=many "$mnt"
+refused 2 "steps" --steps=-3 "$mnt"
+refused 2 "no mountpoint"
+refused 1 "none: No such file" -o worker="$worker" "$dir/none"
+refused 1 "is not a folder" -o worker="$worker" "$dir/file"
+refused 1 "not empty" -o worker="$worker" "$dir/full"
+refused 1 "inside the mountpoint" -o worker="$worker",state="$mnt/state" "$mnt"
+refused 1 "no pipeline.json" -o worker="$worker",state="$state",model="$dir/nomodel" "$mnt"
+refused 1 "not a directory" -o worker="$worker",state="$state",model="$dir/file" "$mnt"
+refused 1 "No such file" -o worker="$worker",state="$state",model="$dir/none" "$mnt"
+refused 1 "option worker" -o worker="$dir/none",state="$state" "$mnt"
+ln -s "$dir/full" "$dir/link"
+refused 1 "symlinks are not followed" -o worker="$worker",state="$dir/link" "$mnt"
+
+# In the background: back at the shell when the mount answers.
+"$trellisfs" -o worker="$worker" --state="$state" "$mnt" || fail "did not start"
+[ -r "$mnt/README" ] || fail "the mount did not answer when the shell came back"
+[ "$(stat -c %a "$state")" = 700 ] || fail "the state directory has mode $(stat -c %a "$state")"
+mkdir "$dir/m2"
+refused 1 "in use by another" -o worker="$worker",state="$state" "$dir/m2"
+refused 1 "already mounted" -o worker="$worker",state="$dir/state2" "$mnt"
+fusermount3 -u "$mnt"
+wait_gone 60 || fail "did not end after unmounting"
+
+# Everything survives unmounting: names, modes, times, xattrs, results, configuration; nothing runs again.
+mount_start
+"$tool" png "$src/a.png" 1 5000
+mkdir -p "$mnt/in/d/e"
+cp "$src/a.png" "$mnt/in/d/e/a.png"
+chmod 640 "$mnt/in/d/e/a.png"
+touch -d '2021-03-04 05:06:07.123456789' "$mnt/in/d/e/a.png"
+setfattr -n user.note -v kept "$mnt/in/d/e/a.png"
+ln -s a.png "$mnt/in/d/e/link"
+echo 'seed = 77' >"$mnt/config"
+wait_for "$mnt/out/d/e/a.glb"
+cp "$src/a.png" "$mnt/in/d/b.png"
+wait_for "$mnt/out/d/b.glb"
+rm "$mnt/in/d/b.png" "$mnt/out/d/b.glb"
+list() { (cd "$mnt" && find in out -printf '%p %y %m %s %i %l\n' | sort && stat -c %y in/d/e/a.png && getfattr -d in/d/e/a.png && md5sum in/d/e/a.png out/d/e/a.glb && grep ^seed config); }
+list >"$dir/before"
+mount_stop
+mount_start
+list >"$dir/after"
+diff "$dir/before" "$dir/after" || fail "something changed over a remount"
+sleep 1.5
+[ "$(field .done)" = 0 ] || fail "a finished job ran again"
+[ "$(getfattr --only-values -n user.trellis.state "$mnt/in/d/e/a.png" 2>/dev/null)" = done ] || fail "state is not 'done' after a remount"
+
+# kill -9 with a job running, one queued and one file being written: the mount is dead, the next start heals it and all
+# is done once.
+mount_stop
+FAKE_WORKER="slow=150" mount_start
+"$tool" png "$src/r.png" 2 5000; "$tool" png "$src/q.png" 3 5000; "$tool" png "$src/w.png" 4 90000
+cp "$src/r.png" "$src/q.png" "$mnt/in/"
+"$tool" hold "$mnt/in/w.png" "$src/w.png" >/dev/null &
+holder=$!
+disown
+for _ in $(seq 50); do [ "$(field '.running | length')" = 1 ] && break; sleep 0.1; done
+start=$(milliseconds)
+kill -9 $daemon
+wait_gone 20 || fail "the lock outlives a killed daemon"
+ls "$mnt" >/dev/null 2>&1 && fail "a killed daemon's mount still answers"
+[ $(($(milliseconds) - start)) -lt 1000 ] || fail "calls on a dead mount took $(($(milliseconds) - start)) ms"
+kill -9 $holder
+mount_start
+settle
+for stem in r q w; do [ -s "$mnt/out/$stem.glb" ] || fail "$stem was lost: $(cat "$mnt/status")"; done
+cmp "$src/w.png" "$mnt/in/w.png" || fail "a written file changed over kill -9"
+[ "$(field .done)" = 3 ] || fail "$(field .done) jobs were done after kill -9, not 3"
+list | grep -v ^seed >/dev/null
+
+# SIGTERM with a job that ignores cancellation: over within 5 s, and the job is done after the next start.
+mount_stop
+FAKE_WORKER="slow=2000 deaf" mount_start
+"$tool" png "$src/t.png" 5 5000
+cp "$src/t.png" "$mnt/in/"
+for _ in $(seq 50); do [ "$(field '.running | length')" = 1 ] && break; sleep 0.1; done
+start=$(milliseconds)
+kill -TERM $daemon
+wait_gone 60 || fail "SIGTERM did not end it"
+took=$(($(milliseconds) - start))
+[ $took -lt 5000 ] || fail "SIGTERM took $took ms"
+mount_start
+wait_for "$mnt/out/t.glb"
+
+# A killed helper and a killed worker are replaced; nobody notices.
+pkill -9 -P $daemon -f internal-helper || fail "no helper was found"
+kill -9 "$(field .worker.pid)"
+sleep 0.3
+watch_out "$dir/events"
+"$tool" png "$src/h.png" 6 5000
+cp "$src/h.png" "$mnt/in/"
+wait_for "$mnt/out/h.glb" 100
+sleep 0.3
+[ "$(results "$dir/events" h)" = 1 ] || fail "after the helper was killed: $(cat "$dir/events")"
+mount_stop
+[ ! -e "$mnt/in" ] || fail "still mounted"
+finish
