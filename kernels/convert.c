@@ -21,18 +21,19 @@ static inline float half_to_float(uint16_t h)
 
 void convert_to_f32(float *y, const void *x, enum dtype dtype, int64_t n)
 {
-	const char *bytes = x;
+	const struct {
+		uint16_t bits;
+	} __attribute__((packed, may_alias)) *half = x;
 	if (dtype == DTYPE_F32) {
 		memcpy(y, x, (size_t)n * sizeof *y);
-		return;
-	}
-	for (int64_t i = 0; i < n; i++) {
-		uint16_t h;
-		memcpy(&h, bytes + 2 * i, sizeof h);
-		if (dtype == DTYPE_F16) {
-			y[i] = half_to_float(h);
-		} else {
-			uint32_t bits = (uint32_t)h << 16;
+	} else if (dtype == DTYPE_F16) {
+#pragma omp simd
+		for (int64_t i = 0; i < n; i++)
+			y[i] = half_to_float(half[i].bits);
+	} else {
+#pragma omp simd
+		for (int64_t i = 0; i < n; i++) {
+			uint32_t bits = (uint32_t)half[i].bits << 16;
 			memcpy(y + i, &bits, sizeof bits);
 		}
 	}

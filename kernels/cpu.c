@@ -60,14 +60,17 @@ static bool weight_pack(struct cpu *c, struct cpu_weight *w, float *plain, struc
 		w->data = plain;
 		return true;
 	}
-	if (kind == WEIGHT_LINEAR || kind == WEIGHT_CONV3)
+	if (kind == WEIGHT_LINEAR || kind == WEIGHT_CONV3) {
 		w->product = onednn_weight_create(c->onednn, kind, out, in, plain, err);
-	else
-		w->data = cpu_sparse_pack(c->simd, kind, out, in, plain);
+		return w->product;
+	}
+	w->data = cpu_sparse_pack(c->simd, kind, out, in, plain);
 	free(plain);
-	return w->product || w->data ||
+	return w->data ||
 	       error_set(err, "out of memory: weight of %lld numbers", (long long)weight_count(kind, out, in));
 }
+
+enum { CONVERT_BLOCK = 1 << 18 };
 
 static struct weight *cpu_weight_create(
 	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host)
@@ -75,7 +78,7 @@ static struct weight *cpu_weight_create(
 	int64_t n = weight_count(kind, out, in);
 	struct error err;
 	struct cpu_weight *w = calloc(1, sizeof *w);
-	float *plain = malloc((size_t)n * sizeof *plain);
+	float *plain = aligned_alloc(64, ((size_t)n * sizeof *plain + 63) / 64 * 64);
 	if (!w || !plain) {
 		backend_fail(b, "out of memory: weight of %lld numbers", (long long)n);
 		free(plain);
@@ -83,7 +86,10 @@ static struct weight *cpu_weight_create(
 		return NULL;
 	}
 	w->base = (struct weight){.kind = kind, .out = out, .in = in};
-	convert_to_f32(plain, host, dtype, n);
+#pragma omp parallel for schedule(static) num_threads(cpu_of(b)->threads) if (n > CONVERT_BLOCK)
+	for (int64_t i = 0; i < n; i += CONVERT_BLOCK)
+		convert_to_f32(plain + i, (const char *)host + (size_t)i * dtype_size(dtype), dtype,
+			n - i < CONVERT_BLOCK ? n - i : CONVERT_BLOCK);
 	if (!weight_pack(cpu_of(b), w, plain, &err)) {
 		backend_fail(b, "%s", err.text);
 		cpu_weight_destroy(b, &w->base);

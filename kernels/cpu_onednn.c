@@ -378,21 +378,14 @@ static dnnl_status_t weight_settle(struct onednn *o, struct onednn_weight *w, co
 }
 
 struct onednn_weight *onednn_weight_create(
-	struct onednn *o, enum weight_kind kind, int64_t out, int64_t in, const float *plain, struct error *err)
+	struct onednn *o, enum weight_kind kind, int64_t out, int64_t in, float *plain, struct error *err)
 {
-	size_t bytes = (size_t)weight_count(kind, out, in) * sizeof *plain;
 	struct onednn_weight *w = calloc(1, sizeof *w);
 	if (!w)
 		goto fail;
-	w->kind = kind;
-	w->out = out;
-	w->in = in;
-	w->data = aligned_alloc(64, (bytes + 63) / 64 * 64);
-	if (!w->data)
-		goto fail_weight;
-	memcpy(w->data, plain, bytes);
+	*w = (struct onednn_weight){.kind = kind, .out = out, .in = in, .data = plain};
 	if (weight_layout(&w->layout, kind, out, in, false))
-		goto fail_data;
+		goto fail_weight;
 	if (dnnl_memory_create(&w->memory, view(&w->layout), o->engine, w->data))
 		goto fail_layout;
 	struct key typical = {.kind = kind, .n = TYPICAL_ROWS, .x_stride = in, .y_stride = out, .out = out, .in = in};
@@ -404,12 +397,12 @@ fail_memory:
 	dnnl_memory_destroy(w->memory);
 fail_layout:
 	layout_finish(&w->layout);
-fail_data:
-	free(w->data);
 fail_weight:
+	plain = w->data;
 	free(w);
 fail:
-	error_set(err, "out of memory or no oneDNN layout for a weight of %zu bytes", bytes);
+	free(plain);
+	error_set(err, "out of memory or no oneDNN layout: weight [%lld, %lld]", (long long)out, (long long)in);
 	return NULL;
 }
 

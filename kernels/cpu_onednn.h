@@ -14,9 +14,9 @@ void onednn_version(char *text, size_t size);
 struct onednn *onednn_create(int threads, struct error *err);
 void onednn_destroy(struct onednn *o); /* NULL is fine */
 
-/* Copies plain [out, in] (kind WEIGHT_LINEAR) or [out, in, 3, 3, 3] (WEIGHT_CONV3). */
+/* Takes plain [out, in] (kind WEIGHT_LINEAR) or [out, in, 3, 3, 3] (WEIGHT_CONV3), malloc'd, also when it fails. */
 struct onednn_weight *onednn_weight_create(
-	struct onednn *o, enum weight_kind kind, int64_t out, int64_t in, const float *plain, struct error *err);
+	struct onednn *o, enum weight_kind kind, int64_t out, int64_t in, float *plain, struct error *err);
 void onednn_weight_destroy(struct onednn_weight *w); /* NULL is fine */
 
 /* y[n, out] = x[n, in] w^T + bias; bias [out] or NULL. Views may be strided. */
