@@ -107,7 +107,8 @@ static bool read_guarded(struct reader *r)
 	png_set_chunk_malloc_max(r->png, 1 << 20);
 	png_set_keep_unknown_chunks(r->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
 	png_set_compression_buffer_size(r->png, 1024); /* small reads: a cut file is told to within a few rows */
-#ifdef FUZZING /* let mutated chunks through to the code behind the checksum */
+#ifdef FUZZING
+	/* let mutated chunks through to the code behind the checksum */
 	png_set_crc_action(r->png, PNG_CRC_QUIET_USE, PNG_CRC_QUIET_USE);
 #endif
 	png_set_read_fn(r->png, r, read_bytes);

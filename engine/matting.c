@@ -50,6 +50,7 @@ static void level_finish(struct level *l)
 	free(l->sample);
 	free(l->residual);
 	free(l->lab);
+	*l = (struct level){0};
 }
 
 static bool level_init(struct level *l, const struct trellis_image *image, struct error *err)
