@@ -10,8 +10,9 @@
 #define SPECK_SIZE 0.04
 #define SPECK_AREA 0.0025
 
-/* A border of at most this many edges is a gap and gets closed: about seven voxels of 64 across. */
-#define GAP_EDGES 96
+/* A border of at most this many edges is a gap and gets closed: a hole of about a third of the grid across, or a crack
+ * along all of it. */
+#define GAP_EDGES 1024
 
 /* Triangles of less area (0.5 x length x height) have no direction of their own in float32. */
 #define DEGENERATE_AREA 1e-12

@@ -2,8 +2,9 @@
  * A step of mesh_from_surface (mesh.c).
  *
  * The border of a mesh is what is left of its half-edges when those that run both ways cancel: a sum of closed walks,
- * cut here into loops that meet no vertex twice. A short loop is filled with the triangulation of least area (dynamic
- * programming, O(n^3); Barequet and Sharir 1995), which avoids edges that the mesh already has. */
+ * cut here into loops that meet no vertex twice. A loop is filled with the triangulation of least area (dynamic
+ * programming, O(n^3); Barequet and Sharir 1995), which avoids edges that the mesh already has. Of a long loop ears are
+ * cut off before, always at the shortest chord, which sews cracks and smooths a jagged border. */
 #include "mesh_clean.h"
 
 #include <math.h>
@@ -56,18 +57,33 @@ static void keep_border(struct half_edges *border, const struct half_edges *all,
 		}
 }
 
+/* Loops of at most this many edges are filled at once. */
+#define EXACT_EDGES 96
+
 struct filler {
 	struct trellis_mesh *m;
 	struct half_edges all, border;
 	int64_t capacity; /* of faces */
 	int32_t *place;	  /* [n_vertices] position on the walk, -1: not on it */
 	int32_t *walk;
-	double cost[GAP_EDGES][GAP_EDGES];
-	int16_t middle[GAP_EDGES][GAP_EDGES];
+	double cost[EXACT_EDGES][EXACT_EDGES];
+	int16_t middle[EXACT_EDGES][EXACT_EDGES];
 };
 
+static double triangle_area(const struct trellis_mesh *m, int32_t a, int32_t b, int32_t c)
+{
+	int32_t corners[3] = {a, b, c};
+	const struct trellis_mesh one = {.vertices = m->vertices, .faces = corners};
+	double cross[3];
+	mesh_face_cross(&one, 0, cross);
+	return 0.5 * sqrt(cross[0] * cross[0] + cross[1] * cross[1] + cross[2] * cross[2]);
+}
+
+/* A triangle without area is left out: its three corners are in line, and nothing shows. */
 static bool add_face(struct filler *g, int32_t a, int32_t b, int32_t c)
 {
+	if (triangle_area(g->m, a, b, c) < DEGENERATE_AREA)
+		return true;
 	if (g->m->n_faces == g->capacity) {
 		int64_t capacity = g->capacity + g->capacity / 8 + 256;
 		int32_t *faces = realloc(g->m->faces, (size_t)capacity * 3 * sizeof *faces);
@@ -83,23 +99,17 @@ static bool add_face(struct filler *g, int32_t a, int32_t b, int32_t c)
 	return true;
 }
 
-static double triangle_area(const struct trellis_mesh *m, int32_t a, int32_t b, int32_t c)
-{
-	int32_t corners[3] = {a, b, c};
-	const struct trellis_mesh one = {.vertices = m->vertices, .faces = corners};
-	double cross[3];
-	mesh_face_cross(&one, 0, cross);
-	return 0.5 * sqrt(cross[0] * cross[0] + cross[1] * cross[1] + cross[2] * cross[2]);
-}
-
 static bool add_faces(struct filler *g, const int32_t *loop, int i, int j)
 {
 	if (j - i < 2)
 		return true;
 	int k = g->middle[i][j];
-	bool has_area = triangle_area(g->m, loop[i], loop[k], loop[j]) >= DEGENERATE_AREA;
-	return (!has_area || add_face(g, loop[i], loop[k], loop[j])) && add_faces(g, loop, i, k) &&
-	       add_faces(g, loop, k, j);
+	return add_face(g, loop[i], loop[k], loop[j]) && add_faces(g, loop, i, k) && add_faces(g, loop, k, j);
+}
+
+static bool has_edge(const struct filler *g, int32_t a, int32_t b)
+{
+	return half_edges_count(&g->all, a, b) || half_edges_count(&g->all, b, a);
 }
 
 /* cost[i][j]: least area over the polygon loop[i .. j]. An edge that the mesh already has costs more than any area. */
@@ -121,12 +131,35 @@ static bool fill_loop(struct filler *g, const int32_t *loop, int n)
 				}
 			}
 			bool is_border = i == 0 && j == n - 1;
-			if (!is_border && (half_edges_count(&g->all, loop[i], loop[j]) ||
-						  half_edges_count(&g->all, loop[j], loop[i])))
+			if (!is_border && has_edge(g, loop[i], loop[j]))
 				best += taken;
 			g->cost[i][j] = best;
 		}
 	return add_faces(g, loop, 0, n - 1);
+}
+
+static double chord_length(const struct filler *g, int32_t a, int32_t b)
+{
+	const float *p = g->m->vertices + 3 * (int64_t)a, *q = g->m->vertices + 3 * (int64_t)b;
+	double length = hypot(hypot((double)p[0] - q[0], (double)p[1] - q[1]), (double)p[2] - q[2]);
+	return has_edge(g, a, b) ? length + 1e3 : length;
+}
+
+/* Cut the corner with the shortest chord off the loop of n vertices. */
+static bool cut_ear(struct filler *g, int32_t *loop, int n)
+{
+	double shortest = INFINITY;
+	int ear = 0;
+	for (int i = 0; i < n; i++) {
+		double length = chord_length(g, loop[(i + n - 1) % n], loop[(i + 1) % n]);
+		if (length < shortest) {
+			shortest = length;
+			ear = i;
+		}
+	}
+	bool ok = add_face(g, loop[(ear + n - 1) % n], loop[ear], loop[(ear + 1) % n]);
+	memmove(loop + ear, loop + ear + 1, (size_t)(n - 1 - ear) * sizeof *loop);
+	return ok;
 }
 
 /* The border runs along faces that are there, so that the filling runs against it. */
@@ -137,7 +170,10 @@ static bool close_loop(struct filler *g, const int32_t *loop, int64_t n)
 		return true;
 	for (int64_t i = 0; i < n; i++)
 		back[i] = loop[n - 1 - i];
-	return fill_loop(g, back, (int)n);
+	bool ok = true;
+	for (; ok && n > EXACT_EDGES; n--)
+		ok = cut_ear(g, back, (int)n);
+	return ok && fill_loop(g, back, (int)n);
 }
 
 static int32_t take_border_edge(struct filler *g, int32_t from)
