@@ -9,9 +9,12 @@
  * their shadow as long as the colour changes gently: a soft shadow is entered from the side, an object with a sharp
  * outline is not, even if it is grey on white. The flood is only evidence; the cut decides.
  *
- * It cannot tell an object from a background of the same colour, keeps hard-edged shadows, and fills openings that one
- * can look through (the handle of a cup). Sources: Rother, Kolmogorov, Blake, "GrabCut", SIGGRAPH 2004 (mixtures,
- * contrast, iteration); the rest is our own. */
+ * Limits: an object in the colour of a textured background is lost in parts (wood before wood), hard-edged shadows stay
+ * with the object, openings that one can look through are filled (the handle of a cup), and a textured background with
+ * nothing before it can yield a piece of itself. Figures for seven kinds of background are in tests/test_matting.c. At
+ * 1024 x 1024 pixels it takes about 0.4 s of one core.
+ *
+ * Sources: Rother, Kolmogorov, Blake, "GrabCut", SIGGRAPH 2004 (mixtures, contrast, iteration); the rest is our own. */
 #include "matting.h"
 
 #include "matting_color.h"
