@@ -143,7 +143,14 @@ int state_content_create(const struct state *state, uint64_t id)
 int state_content_remove(const struct state *state, uint64_t id)
 {
 	char name[CONTENT_NAME];
+	struct stat st;
 	content_name(name, id);
+	/* Its space is free at once, also while the sync thread holds the file; unless another name shares the bytes. */
+	int fd = state_content_open(state, id, O_WRONLY);
+	if (fd >= 0 && fstat(fd, &st) == 0 && st.st_nlink == 1)
+		(void)!ftruncate(fd, 0);
+	if (fd >= 0)
+		close(fd);
 	return unlinkat(state->contents_fd, name, 0) == 0 ? 0 : errno;
 }
 
