@@ -117,7 +117,7 @@ test: ## set up the machine, build, run every test that needs no GPU
 	@$(MAKE) --no-print-directory -j$(NPROC) all $(TESTS)
 	@tests/run.sh $(BUILD) all
 
-bench: all ## benchmarks (ratios inside one run)
+bench: all $(TESTS) ## benchmarks (ratios inside one run)
 	@tests/bench.sh $(BUILD)
 
 demo: ## set up, build, mount, turn three pictures into meshes, show the result
