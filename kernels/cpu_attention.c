@@ -30,12 +30,17 @@ struct keys {
 	int64_t v_stride;
 };
 
-/* What one thread works in. */
+/* What one thread works in. The rows are pointers for the product tile, to be used with offsets: they are set once for
+ * a group of tiles. */
 struct workspace {
-	float *scores;			 /* [KEY_BLOCK + tile rows, tile cols] */
-	float *q, *o;			 /* [GROUP][d or d_padded, tile cols] */
-	float *largest, *total, *shrink; /* [GROUP or 1][tile cols] */
+	float *scores;		      /* [ROOM, tile cols] */
+	float *q, *o;		      /* [GROUP][d or d_padded, tile cols] */
+	float *largest, *total;	      /* [GROUP][tile cols] */
+	const float **k_row, **v_row; /* [ROOM] keys from the first on; [d_padded] */
+	float **score_row, **o_row;   /* [ROOM]; [d_padded] of the first tile */
 };
+
+enum { ROOM = KEY_BLOCK + SIMD_MAX_ROWS }; /* a tile may reach past the end of a block */
 
 static int64_t round_up(int64_t n, int64_t multiple)
 {
@@ -61,19 +66,23 @@ static struct keys keys_at(const struct attention *a, float *memory, int64_t n)
 
 static int64_t workspace_size(const struct attention *a)
 {
-	int64_t cols = a->simd->cols;
-	return cols * (KEY_BLOCK + SIMD_MAX_ROWS + GROUP * (a->d + a->d_padded + 2) + 1);
+	int64_t floats = a->simd->cols * (ROOM + GROUP * (a->d + a->d_padded + 2));
+	int64_t pointer_bytes = 2 * (ROOM + a->d_padded) * (int64_t)sizeof(float *);
+	return round_up(floats, 16) + pointer_bytes / (int64_t)sizeof(float);
 }
 
 static struct workspace workspace_at(const struct attention *a, float *memory)
 {
 	int64_t cols = a->simd->cols;
 	struct workspace w = {.scores = memory};
-	w.q = w.scores + cols * (KEY_BLOCK + SIMD_MAX_ROWS);
+	w.q = w.scores + cols * ROOM;
 	w.o = w.q + cols * GROUP * a->d;
 	w.largest = w.o + cols * GROUP * a->d_padded;
 	w.total = w.largest + cols * GROUP;
-	w.shrink = w.total + cols * GROUP;
+	w.k_row = (const float **)(memory + round_up(w.total + cols * GROUP - memory, 16));
+	w.v_row = w.k_row + ROOM;
+	w.score_row = (float **)(w.v_row + a->d_padded);
+	w.o_row = w.score_row + ROOM;
 	return w;
 }
 
@@ -124,32 +133,28 @@ static void store_queries(const struct attention *a, struct tensor y, const floa
 	}
 }
 
-/* One tile of queries meets n keys from key j0 on: q [d, cols], o [d_padded, cols]. */
-static void meet_keys(const struct attention *a, const struct workspace *w, const struct keys *keys, int64_t j0,
-	int64_t n, const float *q, float *o, float *largest, float *total)
+static void set_rows(const struct attention *a, const struct workspace *w, const struct keys *keys)
+{
+	for (int64_t j = 0; j < ROOM; j++) {
+		w->k_row[j] = keys->k + j * a->d;
+		w->score_row[j] = w->scores + j * a->simd->cols;
+	}
+	for (int64_t k = 0; k < a->d_padded; k++) {
+		w->v_row[k] = keys->v + k * keys->v_stride;
+		w->o_row[k] = w->o + k * a->simd->cols;
+	}
+}
+
+/* Tile t of the group meets keys [first, first + n). */
+static void meet_keys(const struct attention *a, const struct workspace *w, int64_t first, int64_t n, int64_t t)
 {
 	const struct simd *simd = a->simd;
-	const float *from[SIMD_MAX_ROWS];
-	float *to[SIMD_MAX_ROWS];
-	for (int64_t j = 0; j < n; j += simd->rows) {
-		for (int i = 0; i < simd->rows; i++) {
-			from[i] = keys->k + (j0 + j + i) * a->d;
-			to[i] = w->scores + (j + i) * simd->cols;
-		}
-		simd->product(a->d, from, 0, q, to, 0, false);
-	}
-	simd->softmax_step(n, w->scores, largest, total, w->shrink);
-	for (int64_t k = 0; k < a->d_padded; k += simd->rows) {
-		for (int i = 0; i < simd->rows; i++) {
-			from[i] = keys->v + (k + i) * keys->v_stride + j0;
-			to[i] = o + (k + i) * simd->cols;
-			float *row = to[i];
-#pragma omp simd
-			for (int c = 0; c < simd->cols; c++)
-				row[c] *= w->shrink[c];
-		}
-		simd->product(n, from, 0, w->scores, to, 0, true);
-	}
+	int64_t cols = simd->cols, o = t * a->d_padded * cols;
+	for (int64_t j = 0; j < n; j += simd->rows)
+		simd->product(a->d, w->k_row + j, first * a->d, w->q + t * a->d * cols, w->score_row + j, 0, false);
+	simd->softmax_step(n, w->scores, w->largest + t * cols, w->total + t * cols, a->d_padded, w->o + o);
+	for (int64_t k = 0; k < a->d_padded; k += simd->rows)
+		simd->product(n, w->v_row + k, first, w->scores, w->o_row + k, o, true);
 }
 
 /* Queries [begin, end) of one head, at most GROUP tiles. */
@@ -167,10 +172,10 @@ static void attend(const struct attention *a, const struct workspace *w, const s
 		int64_t at = begin + t * cols, n = end - at < cols ? end - at : cols;
 		load_queries(a, w->q + t * q_size, q, order, at, n, first);
 	}
+	set_rows(a, w, keys);
 	for (int64_t j = 0; j < keys->n; j += KEY_BLOCK)
 		for (int64_t t = 0; t < tiles; t++)
-			meet_keys(a, w, keys, j, keys->n - j < KEY_BLOCK ? keys->n - j : KEY_BLOCK, w->q + t * q_size,
-				w->o + t * o_size, w->largest + t * cols, w->total + t * cols);
+			meet_keys(a, w, j, keys->n - j < KEY_BLOCK ? keys->n - j : KEY_BLOCK, t);
 	for (int64_t t = 0; t < tiles; t++) {
 		int64_t at = begin + t * cols, n = end - at < cols ? end - at : cols;
 		store_queries(a, y, w->o + t * o_size, w->total + t * cols, order, at, n, first);

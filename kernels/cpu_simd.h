@@ -18,10 +18,10 @@ struct simd {
 	void (*product)(
 		int64_t n, const float *const *a, int64_t a0, const float *b, float *const *c, int64_t c0, bool add);
 
-	/* One step of the softmax over n keys for `cols` queries side by side, s [n, cols] scores:
-	 * largest = max(largest, s), s = e^(s - largest), total = total * shrink + sum of s. shrink [cols] receives
-	 * e^(old largest - new). Rows of s from n on are left alone. */
-	void (*softmax_step)(int64_t n, float *s, float *largest, float *total, float *shrink);
+	/* One step of the online softmax over n keys for `cols` queries side by side, s [n, cols] scores: with
+	 * m = max(largest, s) and shrink = e^(largest - m), s = e^(s - m), total = total * shrink + sum of s,
+	 * o [d, cols] *= shrink, largest = m. Rows of s from n on are left alone. */
+	void (*softmax_step)(int64_t n, float *s, float *largest, float *total, int64_t d, float *o);
 
 	/* y = act(x) over n numbers; y may be x. */
 	void (*activate)(int64_t n, float *y, const float *x, enum activation act);

@@ -107,17 +107,12 @@ static inline float gelu_erf(float x)
 	return x * (x < 0 ? half_erfc : 1.0f - half_erfc);
 }
 
-static void softmax_step(int64_t n, float *s, float *largest, float *total, float *shrink)
+static void softmax_step(int64_t n, float *s, float *largest, float *total, int64_t d, float *o)
 {
-	float top[COLS], sum[4][COLS] = {{0}};
+	float top[COLS], shrink[COLS], sum[4][COLS] = {{0}};
 	memcpy(top, largest, sizeof top);
 	for (int64_t j = 0; j < n; j++)
 		SIMD for (int i = 0; i < COLS; i++) top[i] = top[i] > s[j * COLS + i] ? top[i] : s[j * COLS + i];
-	SIMD for (int i = 0; i < COLS; i++)
-	{
-		shrink[i] = exp_fast(largest[i] - top[i]);
-		largest[i] = top[i];
-	}
 	for (int64_t j = 0; j < n; j++)
 		SIMD for (int i = 0; i < COLS; i++)
 		{
@@ -125,8 +120,17 @@ static void softmax_step(int64_t n, float *s, float *largest, float *total, floa
 			s[j * COLS + i] = p;
 			sum[j & 3][i] += p;
 		}
-	SIMD for (int i = 0; i < COLS; i++) total[i] =
-		total[i] * shrink[i] + ((sum[0][i] + sum[1][i]) + (sum[2][i] + sum[3][i]));
+	bool moved = false;
+	for (int i = 0; i < COLS; i++)
+		moved |= top[i] != largest[i];
+	SIMD for (int i = 0; i < COLS; i++)
+	{
+		shrink[i] = exp_fast(largest[i] - top[i]);
+		largest[i] = top[i];
+		total[i] = total[i] * shrink[i] + ((sum[0][i] + sum[1][i]) + (sum[2][i] + sum[3][i]));
+	}
+	for (int64_t k = 0; moved && k < d; k++)
+		SIMD for (int i = 0; i < COLS; i++) o[k * COLS + i] *= shrink[i];
 }
 
 static void activate(int64_t n, float *y, const float *x, enum activation act)
