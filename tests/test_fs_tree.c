@@ -1,0 +1,223 @@
+/* test_fs_tree.c - tree.c, jobs.c and hash.c: names, order, extended attributes, turns, stems, BLAKE2b. */
+#include "hash.h"
+#include "jobs.h"
+#include "tree.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static struct tree_node *add(struct tree *tree, uint64_t parent, const char *name, uint32_t mode)
+{
+	struct tree_node *node = tree_new(tree, 0, mode, 0, 0, 1);
+	cr_assert_not_null(node);
+	cr_assert(tree_link(tree, node, tree_find(tree, parent), name));
+	return node;
+}
+
+Test(tree, names_and_children_stay_in_step)
+{
+	struct tree tree;
+	char name[32];
+	cr_assert(tree_init(&tree, 0, 0, true, 1));
+	struct tree_node *dir = add(&tree, TREE_IN, "d", S_IFDIR | 0755);
+	for (int i = 0; i < 5000; i++) {
+		snprintf(name, sizeof name, "f%d", i);
+		add(&tree, dir->id, name, S_IFREG | 0644);
+	}
+	cr_assert_eq(dir->n_children, 5000);
+	uint64_t after = 0;
+	struct tree_node *node;
+	for (int n = 0; (node = tree_next_child(dir, after)); n++) {
+		cr_assert_gt(node->id, after);
+		cr_assert_eq(tree_lookup(&tree, dir, node->name), node);
+		after = node->id;
+		if (n % 2) { /* removing while reading loses and doubles nothing */
+			tree_unlink(&tree, node);
+			cr_assert(tree_drop_unused(&tree, node));
+		}
+	}
+	cr_assert_eq(dir->n_children, 2500);
+	tree_finish(&tree);
+}
+
+Test(tree, a_nameless_node_lives_while_it_is_used)
+{
+	struct tree tree;
+	cr_assert(tree_init(&tree, 0, 0, false, 1));
+	struct tree_node *node = add(&tree, TREE_IN, "f", S_IFREG | 0644);
+	uint64_t id = node->id;
+	node->lookups = 1;
+	node->n_open = 1;
+	cr_assert_not(tree_drop_unused(&tree, node));
+	tree_unlink(&tree, node);
+	cr_assert_eq(tree_links(node), 0);
+	cr_assert_not(tree_drop_unused(&tree, node));
+	node->lookups = 0;
+	cr_assert_not(tree_drop_unused(&tree, node));
+	node->n_open = 0;
+	cr_assert(tree_drop_unused(&tree, node));
+	cr_assert_null(tree_find(&tree, id));
+	cr_assert_gt(add(&tree, TREE_IN, "f", S_IFREG | 0644)->id, id, "ids are never used again");
+	tree_finish(&tree);
+}
+
+Test(tree, paths)
+{
+	struct tree tree;
+	char path[PATH_MAX];
+	cr_assert(tree_init(&tree, 0, 0, false, 1));
+	struct tree_node *d = add(&tree, TREE_IN, "d", S_IFDIR | 0755), *e = add(&tree, d->id, "e", S_IFDIR | 0755);
+	struct tree_node *f = add(&tree, e->id, "f.png", S_IFREG | 0644);
+	cr_assert(tree_path(f, path, sizeof path));
+	cr_assert_str_eq(path, "d/e/f.png");
+	cr_assert_not(tree_path(f, path, 9));
+	cr_assert_not(tree_path(tree_find(&tree, TREE_IN), path, sizeof path));
+	cr_assert_eq(tree_resolve(&tree, tree_find(&tree, TREE_IN), "d/e/f.png"), f);
+	cr_assert_null(tree_resolve(&tree, tree_find(&tree, TREE_IN), "d/e/f.png/x"));
+	cr_assert(tree_is_inside(f, d));
+	cr_assert_not(tree_is_inside(d, e));
+	tree_finish(&tree);
+}
+
+Test(tree, extended_attributes)
+{
+	struct tree tree;
+	static char big[TREE_XATTR_MAX];
+	uint32_t len;
+	cr_assert(tree_init(&tree, 0, 0, false, 1));
+	struct tree_node *node = add(&tree, TREE_IN, "f", S_IFREG | 0644);
+	cr_assert_eq(tree_xattr_set(node, "user.a", "1", 1), 0);
+	cr_assert_eq(tree_xattr_set(node, "user.ab", "22", 2), 0);
+	cr_assert_eq(tree_xattr_set(node, "user.a", "333", 3), 0);
+	cr_assert_arr_eq(tree_xattr_get(node, "user.a", &len), "333", 3);
+	cr_assert_eq(len, 3);
+	cr_assert_arr_eq(tree_xattr_get(node, "user.ab", &len), "22", 2);
+	cr_assert_eq(tree_xattr_set(node, "user.big", big, sizeof big - 100), 0);
+	cr_assert_eq(tree_xattr_set(node, "user.big2", big, 200), ENOSPC);
+	cr_assert_eq(tree_xattr_set(node, "user.big", NULL, 0), 0);
+	cr_assert_eq(tree_xattr_set(node, "user.empty", "", 0), 0);
+	cr_assert_not_null(tree_xattr_get(node, "user.empty", &len));
+	cr_assert_eq(len, 0);
+	cr_assert(tree_xattrs_valid(node->xattrs, node->xattrs_len));
+	for (uint32_t cut = 1; cut < node->xattrs_len; cut++) /* a cut block is only valid between entries */
+		if (tree_xattrs_valid(node->xattrs, cut))
+			cr_assert(cut == 6 + 7 + 2 || cut == 6 + 7 + 2 + 6 + 6 + 3, "%u", cut);
+	tree_finish(&tree);
+}
+
+Test(jobs, users_take_turns_in_order)
+{
+	static const uint32_t uids[] = {5, 5, 5, 7, 7, 9}, turns[] = {5, 7, 9, 5, 7, 5};
+	struct jobs jobs;
+	cr_assert(jobs_init(&jobs));
+	for (int i = 0; i < 6; i++) {
+		struct input *input = jobs_input(&jobs, 100 + i);
+		input->uid = uids[i];
+		jobs_enqueue(&jobs, input);
+	}
+	uint64_t last[10] = {0};
+	for (int i = 0; i < 6; i++) {
+		struct input *input = jobs_next(&jobs);
+		cr_assert_eq(input->uid, turns[i]);
+		cr_assert_gt(input->seq, last[input->uid]);
+		last[input->uid] = input->seq;
+		jobs_set_state(&jobs, input, INPUT_RUNNING, false);
+	}
+	cr_assert_null(jobs_next(&jobs));
+	struct input *first = jobs_find(&jobs, 101), *second = jobs_find(&jobs, 102);
+	jobs_set_state(&jobs, second, INPUT_QUEUED, false);
+	jobs_set_state(&jobs, first, INPUT_QUEUED, false);
+	cr_assert_eq(jobs_next(&jobs), first, "a job that is queued again keeps its place");
+	jobs_forget(&jobs, first);
+	cr_assert_eq(jobs_next(&jobs), second);
+	jobs_finish(&jobs);
+}
+
+static void check_stem(const char *path, int i, const char *wanted)
+{
+	char stem[PATH_MAX];
+	cr_assert(jobs_stem_candidate(path, i, stem, sizeof stem));
+	cr_assert_str_eq(stem, wanted);
+}
+
+Test(jobs, stems)
+{
+	char path[600], stem[PATH_MAX];
+	check_stem("d/a.png", 0, "d/a");
+	check_stem("d/a.png", 1, "d/a.png");
+	check_stem("d/a.png", 2, "d/a.png-2");
+	check_stem("d.x/a", 0, "d.x/a");
+	check_stem("a.b.png", 0, "a.b");
+	for (int fill = 230; fill < 256; fill++) {
+		memset(path, 'x', sizeof path);
+		strcpy(path + fill - 4, ".png");
+		cr_assert(jobs_stem_candidate(path, 0, stem, sizeof stem));
+		cr_assert_leq(strlen(stem) + strlen(".preview.png"), 255);
+	}
+	for (int i = 0; i < 125; i++)
+		memcpy(path + 2 * i, "\xc3\xbc", 2);
+	strcpy(path + 250, ".png");
+	cr_assert(jobs_stem_candidate(path, 0, stem, sizeof stem));
+	cr_assert_eq(strcspn(stem, "~") % 2, 0, "a character was cut");
+}
+
+Test(jobs, a_stem_has_one_owner)
+{
+	struct tree tree;
+	struct jobs jobs;
+	cr_assert(tree_init(&tree, 0, 0, false, 1) && jobs_init(&jobs));
+	struct tree_node *png = add(&tree, TREE_IN, "a.png", S_IFREG | 0644),
+			 *jpg = add(&tree, TREE_IN, "a.jpg", S_IFREG | 0644);
+	struct input *first = jobs_input(&jobs, png->id), *second = jobs_input(&jobs, jpg->id);
+	cr_assert(jobs_claim_stem(&jobs, &tree, first, "a.png"));
+	cr_assert(jobs_claim_stem(&jobs, &tree, second, "a.jpg"));
+	cr_assert_str_eq(first->stem, "a");
+	cr_assert_str_eq(second->stem, "a.jpg");
+	cr_assert(jobs_claim_stem(&jobs, &tree, first, "a.png"));
+	cr_assert_str_eq(first->stem, "a");
+	cr_assert(tree_link(&tree, png, tree_find(&tree, TREE_IN), "b.png")); /* renamed: its stem is free */
+	cr_assert(jobs_claim_stem(&jobs, &tree, second, "a.jpg"));
+	cr_assert_str_eq(second->stem, "a");
+	jobs_finish(&jobs);
+	tree_finish(&tree);
+}
+
+Test(jobs, results_are_found_by_key)
+{
+	struct jobs jobs;
+	uint8_t key[JOBS_KEY_LEN] = {1, 2, 3}, other[JOBS_KEY_LEN] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+	cr_assert(jobs_init(&jobs));
+	jobs_add_result(&jobs, 100, 70, key, JOB_GLB);
+	jobs_add_result(&jobs, 101, 70, key, JOB_PREVIEW);
+	cr_assert_eq(jobs_result_by_key(&jobs, key, JOB_GLB)->id, 100);
+	cr_assert_null(jobs_result_by_key(&jobs, other, JOB_GLB));
+	cr_assert_null(jobs_result_by_key(&jobs, key, JOB_OBJ));
+	jobs_drop_result(&jobs, 100);
+	cr_assert_null(jobs_result_by_key(&jobs, key, JOB_GLB));
+	cr_assert_eq(jobs.n_results, 1);
+	jobs_finish(&jobs);
+}
+
+/* RFC 7693, appendix A, and b2sum's answer for more than one block. */
+Test(hash, blake2b)
+{
+	static const uint8_t abc[8] = {0xba, 0x80, 0xa5, 0x3f, 0x98, 0x1c, 0x4d, 0x0d};
+	uint8_t digest[64], pieces[64], data[1000];
+	hash_once(digest, 64, "abc", 3);
+	cr_assert_arr_eq(digest, abc, sizeof abc);
+	memset(data, 'x', sizeof data);
+	hash_once(digest, 64, data, sizeof data);
+	struct hash hash;
+	hash_init(&hash, 64);
+	for (size_t at = 0, n = 1; at < sizeof data; at += n, n = (n * 3) % 200 + 1) {
+		if (n > sizeof data - at)
+			n = sizeof data - at;
+		hash_update(&hash, data + at, n);
+	}
+	hash_final(&hash, pieces);
+	cr_assert_arr_eq(digest, pieces, 64);
+}
