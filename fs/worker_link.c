@@ -24,6 +24,7 @@
 #define KILL_MS 2000 /* between asking and killing */
 #define BACKOFF_MIN_MS 500
 #define BACKOFF_MAX_MS 60000
+#define MESSAGES_A_TURN 1000
 #define VMSTAT "/proc/vmstat"
 
 /* Why we are ending the worker; the first cause stands. */
@@ -313,10 +314,11 @@ static void on_message(struct worker_link *link, const struct message *m)
 	}
 }
 
-/* Take what has come, until there is no more or the talk is over. */
+/* Take what has come, until there is no more or the talk is over. At most so much as a socket holds, all of a dead worker's
+ * words: one that talks faster than we read must not keep us here. */
 static void link_receive(struct worker_link *link)
 {
-	while (link->socket >= 0) {
+	for (int turn = 0; turn < MESSAGES_A_TURN && link->socket >= 0; turn++) {
 		struct message message;
 		struct error err;
 		int fds[PROTOCOL_MAX_FDS]; /* a worker's messages carry none: any other is refused */
