@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SKY = 20, SKY_SIZE = 192, KEY = 8, KEY_SIZE = 384, MOST = SKY };
+enum { SKY = 16, SKY_SIZE = 176, KEY = 7, KEY_SIZE = 352, MOST = SKY };
 
 #define KEY_RADIUS 0.12f /* of the lamp, in radians: its shadows are soft */
 #define GOLDEN_ANGLE 2.3999632f
@@ -59,7 +59,7 @@ static int pixel_to(float x, int size)
 	return x < 0.5f ? -1 : x >= (float)size ? size - 1 : (int)(x - 0.5f);
 }
 
-/* A pixel is covered when its centre is; a small triangle often covers none. */
+/* A pixel is covered when its centre is; a small triangle often covers none. What faces away lies behind what does not. */
 static void draw_triangle(struct view *v, const float a[3], const float b[3], const float c[3])
 {
 	int left = pixel_from(min_of(min_of(a[0], b[0]), c[0]), v->size);
@@ -69,7 +69,7 @@ static void draw_triangle(struct view *v, const float a[3], const float b[3], co
 	int low = pixel_from(min_of(min_of(a[1], b[1]), c[1]), v->size);
 	int high = pixel_to(max_of(max_of(a[1], b[1]), c[1]), v->size);
 	float area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]);
-	if (low > high || area == 0)
+	if (low > high || area <= 0)
 		return;
 	for (int j = low; j <= high; j++)
 		for (int i = left; i <= right; i++) {

