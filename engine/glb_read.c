@@ -132,16 +132,10 @@ static float read_component(const struct accessor *a, int64_t i, int c)
 	}
 }
 
-/* Grow an array of three numbers an element; the new ones are written by the caller. */
-static bool grow(void *array, int64_t elements, size_t size)
+/* The array with room for so many elements of three numbers of 32 bits; NULL, and the old one left, without memory. */
+static void *grow(void *array, int64_t elements)
 {
-	void *old, *bigger;
-	memcpy(&old, array, sizeof old);
-	bigger = realloc(old, (size_t)elements * 3 * size);
-	if (!bigger)
-		return false;
-	memcpy(array, &bigger, sizeof bigger);
-	return true;
+	return realloc(array, (size_t)elements * 3 * sizeof(float));
 }
 
 static bool read_vectors(const struct reader *r, const struct accessor *a, float *out)
@@ -186,8 +180,10 @@ static bool read_faces(const struct reader *r, const json_t *primitive, int64_t 
 	}
 	if (a.count % 3 || a.count / 3 > MAX_FACES - m->n_faces)
 		return fail(r, "the indices are no triangles, or too many");
-	if (!grow(&m->faces, m->n_faces + a.count / 3, sizeof *m->faces))
+	int32_t *faces = grow(m->faces, m->n_faces + a.count / 3);
+	if (!faces)
 		return mesh_no_memory(m, r->err);
+	m->faces = faces;
 	for (int64_t i = 0; i < a.count; i++) {
 		int64_t index = is_indexed ? read_index(&a, i) : i;
 		if (index >= n_vertices)
@@ -213,8 +209,11 @@ static bool read_attribute(const struct reader *r, const json_t *attributes, con
 		return false;
 	if (a.count != count)
 		return fail(r, "the attributes of a primitive differ in length");
-	return grow(values, first + count, sizeof **values) ? read(r, &a, *values + 3 * first)
-							    : mesh_no_memory(r->m, r->err);
+	float *grown = grow(*values, first + count);
+	if (!grown)
+		return mesh_no_memory(r->m, r->err);
+	*values = grown;
+	return read(r, &a, grown + 3 * first);
 }
 
 static bool read_primitive(const struct reader *r, const json_t *primitive)
