@@ -11,7 +11,9 @@ NPROC := $(shell nproc 2>/dev/null || echo 1)
 # Debian packages: what the programs need, then what only the tests use (clang for the fuzzers).
 DEB_BUILD := build-essential pkg-config libfuse3-dev fuse3 libpng-dev zlib1g-dev libjpeg-dev libjansson-dev libdnnl-dev \
 	libmeshoptimizer-dev
-DEB_TEST := libcriterion-dev attr clang libclang-rt-dev libomp-dev
+DEB_TEST := libcriterion-dev attr jq rsync inotify-tools clang libclang-rt-dev libomp-dev
+# Not on a machine that somebody uses: the package starts a server. Without it the share is skipped by name.
+DEB_TEST += $(if $(CI),samba smbclient)
 
 LIBS_MODEL := libpng libjpeg jansson zlib
 LIBS_FS := fuse3 jansson
@@ -101,6 +103,10 @@ $(BUILD)/tests/fake_worker $(BUILD)/tests/mount_tool: $(BUILD)/tests/%: $(BUILD)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS)
 
+$(BUILD)/examples/%: $(BUILD)/obj/examples/%.o $(MODEL_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS)
+
 $(BUILD)/tests/test_%: $(BUILD)/obj/tests/test_%.o $(MODEL_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS) $(CRITERION)
@@ -125,8 +131,8 @@ demo: ## set up, build, mount, turn three pictures into meshes, show the result
 	@$(MAKE) --no-print-directory -j$(NPROC) all
 	@examples/demo.sh $(BUILD)
 
-install: all ## install the programs, man pages, completions and the embedded model (DESTDIR, PREFIX)
-	@contrib/install.sh $(BUILD) "$(DESTDIR)$(PREFIX)"
+install: all ## install the programs, library, model and man pages (DESTDIR, PREFIX)
+	@contrib/install.sh $(BUILD) "$(PREFIX)" "$(DESTDIR)"
 
 format: ## format the C sources in place
 	clang-format -i $(shell git ls-files '*.c' '*.h')
