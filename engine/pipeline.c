@@ -414,6 +414,9 @@ bool trellis_generate(struct trellis *t, const struct trellis_image *views, int 
 		return error_set(err, "one picture of an object is needed, %d were given", n_views);
 	if (!params_check(params, err))
 		return false;
+	/* trellis_decode would fail for want of it: better before the minutes than after them. */
+	if (params->want_gaussians && !model_require(t->model, ROLE_GAUSSIAN_DECODER, err))
+		return false;
 	if (t->record)
 		pipeline_record_finish(t->record);
 	job_init(t, &job, params, progress, user);

@@ -21,6 +21,7 @@ struct peer {
 	pid_t pid;
 };
 
+static const char golden_picture[] = "tests/golden/images/b_200x120.png";
 static char program[4096], folder[] = "/tmp/test_worker.XXXXXX", model[64];
 
 static void find_program(void)
@@ -206,6 +207,28 @@ Test(worker, a_job_that_fails_is_answered_and_the_next_one_too)
 	expect_end(&peer, 0);
 }
 
+/* Before it computes for minutes. */
+Test(worker, refuses_at_once_what_the_model_cannot_make)
+{
+	static const char role[] = "slat_decoder_gs";
+	char path[128], text[sizeof tiny_pipeline];
+	struct message m, job = job_of(1, 1u << JOB_GLB | 1u << JOB_GAUSSIAN_PLY);
+	int fds[PROTOCOL_MAX_FDS];
+	memcpy(text, tiny_pipeline, sizeof text);
+	cr_assert_not_null(strstr(text, role));
+	*strstr(text, role) = 'x'; /* a role that nobody knows */
+	snprintf(path, sizeof path, "%s/pipeline.json", model);
+	tiny_write_text(path, text);
+	struct peer peer = start(model);
+	until_ready(&peer);
+	send_job(&peer, &job, golden_picture, fds);
+	expect_after(&peer, (enum message_type)0, MESSAGE_FAILURE, &m);
+	cr_expect_eq(m.failure.kind, JOB_FAILED);
+	cr_expect_not_null(strstr(m.failure.text, role), "%s", m.failure.text);
+	close(peer.socket);
+	expect_end(&peer, 0);
+}
+
 Test(worker, ends_when_the_daemon_talks_nonsense)
 {
 	struct peer peer = start(model);
@@ -241,8 +264,6 @@ static struct peer start_mini(void)
 	return start(NULL);
 }
 
-static const char picture[] = "tests/golden/images/b_200x120.png";
-
 Test(worker, a_picture_becomes_files)
 {
 	struct peer peer = start_mini();
@@ -250,7 +271,7 @@ Test(worker, a_picture_becomes_files)
 	int fds[PROTOCOL_MAX_FDS];
 	char magic[8] = "";
 	until_ready(&peer);
-	send_job(&peer, &job, picture, fds);
+	send_job(&peer, &job, golden_picture, fds);
 	expect_after(&peer, (enum message_type)0, MESSAGE_PROGRESS, &m);
 	expect_after(&peer, MESSAGE_PROGRESS, MESSAGE_RESULT, &m);
 	cr_expect(m.result.id == 7 && m.result.vertices > 0 && m.result.faces > 0 && m.result.seconds > 0);
@@ -271,7 +292,7 @@ Test(worker, a_job_is_cancelled_and_the_process_goes_on)
 	int fds[PROTOCOL_MAX_FDS];
 	job.job.options.structure_steps = 1000;
 	until_ready(&peer);
-	send_job(&peer, &job, picture, fds);
+	send_job(&peer, &job, golden_picture, fds);
 	do
 		expect_after(&peer, (enum message_type)0, MESSAGE_PROGRESS, &m);
 	while (m.progress.step < 2);
