@@ -145,6 +145,10 @@ fuzz: ## libFuzzer targets with ASan and UBSan; FUZZ_S=600 seconds each
 		SANITIZE=address,undefined,fuzzer-no-link fuzzers
 	@tests/fuzz/run.sh $(BUILD)/fuzzing $(or $(FUZZ_S),600)
 
+check-crash: all $(TESTS) ## 1,000 random SIGKILLs of daemon, helper and worker under load; ROUNDS=N, SEED=N
+	@TRELLIS_BUILD=$(abspath $(BUILD)) ROUNDS=$(or $(ROUNDS),1000) tests/scripts/mount_crash.sh
+
+.PHONY: check-crash
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)
 

@@ -121,6 +121,12 @@ void ingest_renamed(struct fs *fs, struct tree_node *node)
 	schedule(fs, node, node->release_ns);
 }
 
+void ingest_removed(struct fs *fs, struct tree_node *node)
+{
+	if (fs->ingest)
+		unschedule(fs, node);
+}
+
 void ingest_submit(struct fs *fs, struct tree_node *node)
 {
 	if (!fs->ingest)

@@ -16,6 +16,7 @@ void ingest_stop(struct fs *fs);
 /* These need fs->lock and do nothing when no ingest runs. */
 void ingest_released(struct fs *fs, struct tree_node *node); /* the last writer has gone */
 void ingest_renamed(struct fs *fs, struct tree_node *node);  /* a rename is a commit: don't wait */
+void ingest_removed(struct fs *fs, struct tree_node *node);  /* it has lost its name */
 void ingest_submit(struct fs *fs, struct tree_node *node);   /* user.trellis.submit=1: now, whatever has been done */
 long ingest_waiting(const struct fs *fs);		     /* files that settle */
 

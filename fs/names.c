@@ -310,6 +310,7 @@ bool names_remove_node(struct fs *fs, struct tree_node *node, uint64_t *content)
 	int64_t now = fs_now_ns();
 	*content = node->id;
 	forget_job(fs, node);
+	ingest_removed(fs, node);
 	touch_folder(node->parent, now);
 	node->ctime_ns = now;
 	tree_unlink(&fs->tree, node);

@@ -103,4 +103,9 @@ echo >"$dir/switches"
 wait_for "$out/s.glb" 80
 settle
 [ "$(results "$dir/events" s)" = 1 ] || fail "superseding announced $(results "$dir/events" s) results"
+
+# What is deleted before it is looked at leaves nothing waiting.
+for i in $(seq 20); do cp "$src/good.png" "$in/brief$i.png"; done
+rm "$in"/brief*.png
+settle 40
 finish
