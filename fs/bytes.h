@@ -36,8 +36,8 @@ static inline void *bytes_extend(struct bytes *b, size_t len)
 
 static inline void bytes_put(struct bytes *b, const void *data, size_t len)
 {
-	void *at = bytes_extend(b, len);
-	if (at && len)
+	void *at = len ? bytes_extend(b, len) : NULL;
+	if (at)
 		memcpy(at, data, len);
 }
 

@@ -65,6 +65,9 @@ int files_open_node(struct fs *fs, struct tree_node *node, int flags, struct han
 	bool writer = (flags & O_ACCMODE) != O_RDONLY;
 	if (node->area == AREA_OUT && (writer || flags & O_TRUNC))
 		return EACCES;
+	/* Removed or replaced while the kernel was on its way here, and its content is gone: the kernel looks again. */
+	if (!node->parent && node->n_open == 0 && fs->publication.node != node->id)
+		return ESTALE;
 	struct handle *handle = calloc(1, sizeof *handle);
 	if (!handle)
 		return ENOMEM;

@@ -42,6 +42,14 @@ void names_fill_stat(const struct tree_node *node, struct stat *st)
 	set_time(&st->st_ctim, node->ctime_ns);
 }
 
+/* What the kernel never sends, but the journal would not take back. */
+static int check_name(const char *name)
+{
+	if (strlen(name) > TREE_NAME_MAX)
+		return ENAMETOOLONG;
+	return !name[0] || strchr(name, '/') || strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ? EINVAL : 0;
+}
+
 /* The folder that names are made or removed in. */
 static int find_folder(struct fs *fs, uint64_t id, struct tree_node **dir)
 {
@@ -104,8 +112,9 @@ void names_forget(struct fs *fs, uint64_t id, uint64_t n)
 /* May a new name be made here? */
 static int check_new(struct fs *fs, const struct caller *caller, struct tree_node *dir, const char *name)
 {
-	if (strlen(name) > TREE_NAME_MAX)
-		return ENAMETOOLONG;
+	int error = check_name(name);
+	if (error)
+		return error;
 	if (!dir->parent && dir->id != TREE_ROOT)
 		return ENOENT; /* removed meanwhile */
 	bool own = !caller || publish_is_helper(fs, caller);
@@ -418,10 +427,11 @@ int names_rename(struct fs *fs, const struct caller *caller, uint64_t parent, co
 	struct tree_node *dir, *node, *new_dir, *target;
 	uint64_t content = 0;
 	bool remove = false;
-	if (strlen(new_name) > TREE_NAME_MAX)
-		return ENAMETOOLONG;
+	int error = check_name(new_name);
+	if (error)
+		return error;
 	pthread_mutex_lock(&fs->lock);
-	int error = find_child(fs, parent, name, &dir, &node);
+	error = find_child(fs, parent, name, &dir, &node);
 	if (error == ENOENT && parent == TREE_ROOT && publish_waiting(fs, caller, name)) {
 		error = rename_published(fs, new_parent, new_name, &content, &remove);
 	} else if (!error && !(error = find_folder(fs, new_parent, &new_dir))) {

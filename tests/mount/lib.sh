@@ -67,6 +67,13 @@ wait_gone() {
 # field PATH - of status.json
 field() { jq -r "$1" "$mnt/status.json"; }
 
+# kill_worker - SIGKILL, if there is one; false when not
+kill_worker() {
+	local pid
+	pid=$(field .worker.pid)
+	[ "${pid:-0}" -gt 1 ] 2>/dev/null && kill -9 "$pid" 2>/dev/null
+}
+
 # settle [TENTHS] - until nothing settles, waits or runs
 settle() {
 	for _ in $(seq "${1:-150}"); do

@@ -101,7 +101,7 @@ for round in $(seq "$rounds"); do
 	sleep "0.$((RANDOM % 6))$((RANDOM % 10))"
 	case $((RANDOM % 4)) in
 	0)
-		kill -9 "$(field .worker.pid)" 2>/dev/null && kills[1]=$((kills[1] + 1))
+		kill_worker && kills[1]=$((kills[1] + 1))
 		sleep 0.1
 		;;
 	1)

@@ -107,7 +107,8 @@ wait_for "$mnt/out/t.glb"
 
 # A killed helper and a killed worker are replaced; nobody notices.
 pkill -9 -P $daemon -f internal-helper || fail "no helper was found"
-kill -9 "$(field .worker.pid)"
+sleep 1.1
+kill_worker || fail "no worker was found"
 sleep 0.3
 watch_out "$dir/events"
 "$tool" png "$src/h.png" 6 5000
