@@ -64,7 +64,7 @@ static bool weight_pack(struct cpu *c, struct cpu_weight *w, float *plain, struc
 		w->product = onednn_weight_create(c->onednn, kind, out, in, plain, err);
 		return w->product;
 	}
-	w->data = cpu_sparse_pack(c->simd, kind, out, in, plain);
+	w->data = cpu_sparse_pack(c, kind, out, in, plain);
 	free(plain);
 	return w->data ||
 	       error_set(err, "out of memory: weight of %lld numbers", (long long)weight_count(kind, out, in));

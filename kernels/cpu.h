@@ -59,7 +59,7 @@ void cpu_conv3d(struct backend *b, struct tensor y, struct tensor x, const struc
 	const struct epilogue *e);
 
 /* Plain checkpoint order to panels, NULL when there is no memory. */
-float *cpu_sparse_pack(const struct simd *simd, enum weight_kind kind, int64_t out, int64_t in, const float *plain);
+float *cpu_sparse_pack(const struct cpu *c, enum weight_kind kind, int64_t out, int64_t in, const float *plain);
 void cpu_sparse_conv(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
 	struct tensor neighbours, const struct epilogue *e);
 void cpu_sparse_conv_up(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,

@@ -40,20 +40,20 @@ static int merged_tap(int c, int k)
 	return t;
 }
 
-/* panel [in, cols] column by column: sums[i] = the taps of `taps` (a bit each) of plain[o, :, i] added. */
+/* panel [in, cols]: column o is the sum of plain[first + o, k, :] over the taps k whose bits are set; zero past out. */
 static void pack_panel(const struct simd *simd, float *panel, const float *plain, int64_t out, int64_t in,
 	int64_t first, uint32_t taps)
 {
-	for (int64_t o = first; o < first + simd->cols; o++)
+	for (int64_t o = 0; o < simd->cols; o++)
 		for (int64_t i = 0; i < in; i++) {
 			double sum = 0;
-			for (int k = 0; o < out && k < 27; k++)
-				sum += taps >> k & 1 ? (double)plain[(o * 27 + k) * in + i] : 0;
-			panel[i * simd->cols + o - first] = (float)sum;
+			for (uint32_t rest = first + o < out ? taps : 0; rest; rest &= rest - 1)
+				sum += (double)plain[((first + o) * 27 + __builtin_ctz(rest)) * in + i];
+			panel[i * simd->cols + o] = (float)sum;
 		}
 }
 
-float *cpu_sparse_pack(const struct simd *simd, enum weight_kind kind, int64_t out, int64_t in, const float *plain)
+float *cpu_sparse_pack(const struct cpu *c, enum weight_kind kind, int64_t out, int64_t in, const float *plain)
 {
 	uint32_t taps[CHILDREN * MERGED] = {0};
 	int n = kind == WEIGHT_SPARSE3 ? 27 : CHILDREN * MERGED;
@@ -61,15 +61,15 @@ float *cpu_sparse_pack(const struct simd *simd, enum weight_kind kind, int64_t o
 		if (kind == WEIGHT_SPARSE3)
 			taps[k] = 1u << k;
 		else
-			for (int c = 0; c < CHILDREN; c++)
-				taps[c * MERGED + merged_tap(c, k)] |= 1u << k;
-	int64_t width = padded(simd, out), panels = width / simd->cols;
+			for (int child = 0; child < CHILDREN; child++)
+				taps[child * MERGED + merged_tap(child, k)] |= 1u << k;
+	int64_t cols = c->simd->cols, width = padded(c->simd, out), panels = width / cols;
 	float *data = aligned_alloc(64, (size_t)((n * width * in * 4 + 63) / 64 * 64));
 	if (!data)
 		return NULL;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(c->threads)
 	for (int64_t i = 0; i < n * panels; i++)
-		pack_panel(simd, data + i * in * simd->cols, plain, out, in, i % panels * simd->cols, taps[i / panels]);
+		pack_panel(c->simd, data + i * in * cols, plain, out, in, i % panels * cols, taps[i / panels]);
 	return data;
 }
 
