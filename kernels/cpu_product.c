@@ -3,8 +3,9 @@
  * that are finished in blocks are still in the cache. */
 #include "cpu.h"
 
-/* Sums are finished in blocks of about this many numbers a thread (1 MB), rows permitting. */
-enum { BLOCK_NUMBERS = 1 << 18, BLOCK_MIN_ROWS = 64 };
+/* Sums wait to be finished in blocks of at most this many numbers (16 MB): small enough for a third-level cache, large
+ * enough that threads seldom meet, which costs most on a busy machine. */
+enum { BLOCK_NUMBERS = 1 << 22 };
 
 void cpu_finish_rows(struct cpu *c, struct tensor y, struct tensor x, const struct epilogue *e, int64_t first)
 {
@@ -31,8 +32,8 @@ void cpu_linear(struct backend *b, struct tensor y, struct tensor x, const struc
 		return;
 	}
 	/* Equal blocks, so that at most two shapes occur. */
-	int64_t most = BLOCK_NUMBERS / y.cols > BLOCK_MIN_ROWS ? BLOCK_NUMBERS / y.cols : BLOCK_MIN_ROWS;
-	int64_t blocks = (y.rows + most * c->threads - 1) / (most * c->threads);
+	int64_t most = BLOCK_NUMBERS > y.cols ? BLOCK_NUMBERS / y.cols : 1;
+	int64_t blocks = (y.rows + most - 1) / most;
 	int64_t rows = (y.rows + blocks - 1) / blocks;
 	size_t mark = scratch_mark(b);
 	struct tensor sums = scratch_new(b, rows, y.cols);
