@@ -60,7 +60,7 @@ struct trellis_latent {
 	int channels;	    /* 8 in the released model */
 	int32_t *coords;    /* [n, 3] x, y, z */
 	float *feats;	    /* [n, channels] */
-	const char *cutout; /* how the background was removed: "alpha", "matting"; static */
+	const char *cutout; /* how the background was removed: "alpha", "matting" or "uncut"; static */
 };
 
 void trellis_latent_finish(struct trellis_latent *latent);
