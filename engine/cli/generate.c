@@ -155,6 +155,21 @@ static bool is_directory(const char *path)
 	return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+/* Before minutes of work, not after: the directory that results go to must take files. */
+static bool check_writable(const struct settings *s, struct error *err)
+{
+	char directory[4096];
+	const char *slash = strrchr(s->output, '/');
+
+	if (!s->to_file)
+		snprintf(directory, sizeof directory, "%s", s->output);
+	else
+		snprintf(directory, sizeof directory, "%.*s", slash ? (int)(slash - s->output) + 1 : 1,
+			slash ? s->output : ".");
+	return access(directory, W_OK | X_OK) == 0 ||
+	       error_set(err, "%s: cannot write there: %s", directory, strerror(errno));
+}
+
 /* Decide whether the output is a file, and make the directory otherwise. */
 static bool settle_output(struct settings *s, int n_images, struct error *err)
 {
@@ -176,7 +191,7 @@ static bool settle_output(struct settings *s, int n_images, struct error *err)
 		return error_set(err, "%s: cannot make the directory: %s", s->output, strerror(errno));
 	}
 	s->params.want_gaussians = s->formats[MESH_GAUSSIAN_PLY];
-	return true;
+	return check_writable(s, err);
 }
 
 /* OUT/STEM.EXTENSION, or the output file with its last extension replaced when it is one. */

@@ -1,0 +1,71 @@
+#!/bin/bash
+# generate.sh - trellis generate as its users call it, on the small reference pipeline: files and names, every format,
+# the taps against the reference, and one line of error with status 1 for every bad input.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+trellis=$TRELLIS_BUILD/trellis
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export TRELLIS_MODEL_PATH=tests/golden/e2e
+input=tests/golden/e2e/input.png
+failed=0
+
+fault() {
+	echo "$*"
+	failed=1
+}
+
+# refuse STATUS PATTERN ARGUMENT...: that status, one line on stderr that matches, and nothing written.
+refuse() {
+	local status=$1 pattern=$2 got
+	shift 2
+	"$trellis" generate --quiet --steps 1 "$@" >"$scratch/stdout" 2>"$scratch/stderr" </dev/null
+	got=$?
+	[ $got = "$status" ] || fault "generate $*: status $got, wanted $status"
+	[ "$(wc -l <"$scratch/stderr")" = 1 ] || fault "generate $*: $(wc -l <"$scratch/stderr") lines of error"
+	grep -qE -- "$pattern" "$scratch/stderr" || fault "generate $*: '$(cat "$scratch/stderr")' does not match '$pattern'"
+}
+
+bad=$scratch/bad
+out=$scratch/out
+mkdir "$bad"
+: >"$bad/empty.png"
+echo "no picture" >"$bad/text.png"
+head -c 3000 $input >"$bad/cut.png"
+printf 'RIFF\x10\x00\x00\x00WEBPVP8 ' >"$bad/modern.webp"
+# a header of 60,000 x 60,000 pixels behind a valid signature
+printf '\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR\x00\x00\xea\x60\x00\x00\xea\x60\x08\x06\x00\x00\x00\x80\xd2\x75\x42\x00\x01\x00\x00IDAT' >"$bad/huge.png"
+refuse 1 'nowhere.png: No such file' nowhere.png -o "$out"
+refuse 1 "$bad: is a directory" "$bad" -o "$out"
+refuse 1 'empty.png: is empty' "$bad/empty.png" -o "$out"
+refuse 1 'text.png: is not an image' "$bad/text.png" -o "$out"
+refuse 1 'cut.png: truncated' "$bad/cut.png" -o "$out"
+refuse 1 'modern.webp: is a WebP image' "$bad/modern.webp" -o "$out"
+refuse 1 'huge.png: .*60000' "$bad/huge.png" -o "$out"
+refuse 1 'cannot write there' $input -o "$scratch/none/x.glb"
+refuse 1 'one file for 2 pictures' $input $input -o "$scratch/x.glb"
+refuse 1 'nothing.here: no such directory' --model nothing.here $input -o "$out"
+refuse 1 "device 'cuda'" --device cuda $input -o "$out"
+refuse 2 "'fbx' is none of" --format glb,fbx $input -o "$out"
+refuse 2 '--steps 0' --steps 0 $input
+refuse 2 '--seed -1' --seed -1 $input
+refuse 2 'no picture was named' -o "$out"
+[ -z "$(ls -A "$out" 2>/dev/null)" ] || fault "a failed run left $(ls "$out")"
+
+"$trellis" generate --quiet --steps 1 --format glb,obj,ply,stl,gaussian.ply $input -o "$out" >/dev/null || fault "all formats: $?"
+for name in glb obj ply stl gaussian.ply preview.png; do
+	[ -s "$out/input.$name" ] || fault "out/input.$name is missing"
+done
+# One bad picture does not stop the others; a name with a space keeps it; no preview when not asked for.
+cp $input "$bad/a chair.png"
+"$trellis" generate --quiet --steps 1 --no-preview "$bad/text.png" "$bad/a chair.png" -o "$out" >/dev/null 2>&1
+[ $? = 1 ] || fault "one bad picture of two: status is not 1"
+[ -s "$out/a chair.glb" ] && [ ! -e "$out/a chair.preview.png" ] || fault "the good picture of two: $(ls "$out")"
+
+# The taps of a run hold every intermediate (their values: check.sh).
+"$trellis" generate --quiet --no-preview $input --taps "$scratch/taps.safetensors" -o "$scratch/x.glb" >/dev/null ||
+	fault "taps: $?"
+for name in cond ss_noise z_s coords slat_noise slat vertices faces vertex_attrs; do
+	head -c 4096 "$scratch/taps.safetensors" | grep -aq "\"$name\"" || fault "taps have no $name"
+done
+exit $failed
