@@ -127,7 +127,7 @@ bench: all $(TESTS) ## benchmarks (ratios inside one run)
 	@tests/bench.sh $(BUILD)
 
 demo: ## set up, build, mount, turn three pictures into meshes, show the result
-	@$(MAKE) --no-print-directory deps
+	@contrib/deps.sh $(DEB_BUILD)
 	@$(MAKE) --no-print-directory -j$(NPROC) all
 	@examples/demo.sh $(BUILD)
 
