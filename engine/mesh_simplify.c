@@ -10,7 +10,7 @@
 
 static bool check_keep(float keep, struct error *err)
 {
-	return (keep > 0 && keep <= INT32_MAX) ||
+	return (keep > 0 && keep <= 2e9f) ||
 	       error_set(err, "simplify: wanted a share in (0, 1) or a number of triangles, got %g", (double)keep);
 }
 
