@@ -42,22 +42,28 @@ static struct special *special_of(const struct fuse_file_info *fi)
 	return (struct special *)(uintptr_t)fi->fh;
 }
 
-static struct fuse_entry_param entry_of(const struct stat *st)
+static struct fuse_entry_param entry_of(const struct stat *st, bool once)
 {
-	double keep = special_is(st->st_ino) ? 0 : KEEP_S;
+	double keep = once || special_is(st->st_ino) ? 0 : KEEP_S;
 	return (struct fuse_entry_param){
 		.ino = st->st_ino, .generation = 1, .attr = *st, .attr_timeout = keep, .entry_timeout = keep};
 }
 
-static void reply_entry(fuse_req_t req, int error, const struct stat *st)
+/* once: a name that will not be there the next time. */
+static void reply_found(fuse_req_t req, int error, const struct stat *st, bool once)
 {
 	if (error) {
 		fuse_reply_err(req, error);
 		return;
 	}
-	struct fuse_entry_param entry = entry_of(st);
+	struct fuse_entry_param entry = entry_of(st, once);
 	if (fuse_reply_entry(req, &entry) != 0) /* interrupted: the kernel did not take the reference */
 		names_forget(fs_of(req), st->st_ino, 1);
+}
+
+static void reply_entry(fuse_req_t req, int error, const struct stat *st)
+{
+	reply_found(req, error, st, false);
 }
 
 static void reply_attr(fuse_req_t req, int error, const struct stat *st)
@@ -80,18 +86,11 @@ static void op_init(void *user, struct fuse_conn_info *conn)
 
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	struct stat st;
+	struct stat st = {0};
 	struct caller caller = caller_of(req);
 	int error = names_lookup(fs_of(req), &caller, parent, name, &st);
-	if (!error && parent == TREE_ROOT && !special_is(st.st_ino) && name[0] == '.' && name[1] == 'p') {
-		/* The helper's token: never kept, because it is used once. */
-		struct fuse_entry_param entry = entry_of(&st);
-		entry.entry_timeout = entry.attr_timeout = 0;
-		if (fuse_reply_entry(req, &entry) != 0)
-			names_forget(fs_of(req), st.st_ino, 1);
-		return;
-	}
-	reply_entry(req, error, &st);
+	/* What is in the top folder and not fixed is the helper's token. */
+	reply_found(req, error, &st, parent == TREE_ROOT && st.st_ino >= TREE_FIRST_ID);
 }
 
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
@@ -146,7 +145,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 	unsigned what = what_to_set(to_set, &st);
 	int error = 0;
 	if (special_is(ino) && what & FILES_SIZE) {
-		error = special_truncate(fs_of(req), fi ? special_of(fi) : NULL, st.st_size);
+		error = special_truncate(fi ? special_of(fi) : NULL, st.st_size);
 		what &= ~FILES_SIZE;
 	}
 	if (!error)
@@ -225,7 +224,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 		fuse_reply_err(req, error);
 		return;
 	}
-	struct fuse_entry_param entry = entry_of(&st);
+	struct fuse_entry_param entry = entry_of(&st, false);
 	fi->fh = (uintptr_t)handle;
 	if (fuse_reply_create(req, &entry, fi) != 0) {
 		files_release(fs_of(req), handle);
@@ -348,7 +347,7 @@ static void read_folder(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cooki
 		if (error || !found)
 			break;
 		off_t next = cookie < 2 ? cookie + 1 : (off_t)st.st_ino + 2;
-		struct fuse_entry_param entry = entry_of(&st);
+		struct fuse_entry_param entry = entry_of(&st, false);
 		if (cookie < 2)
 			entry.ino = 0; /* not looked up */
 		size_t need = plus ? fuse_add_direntry_plus(req, buffer + used, size - used, name, &entry, next)

@@ -26,21 +26,20 @@ int outcome_make_files(struct fs *fs, uint32_t outputs, struct outcome_files *fi
 		files->fds[i] = state_content_create(&fs->state, files->ids[i]);
 		if (files->fds[i] < 0) {
 			int error = -files->fds[i];
-			outcome_drop_files(fs, files, true);
+			outcome_drop_files(fs, files);
 			return error;
 		}
 	}
 	return 0;
 }
 
-void outcome_drop_files(struct fs *fs, struct outcome_files *files, bool remove)
+void outcome_drop_files(struct fs *fs, struct outcome_files *files)
 {
 	for (int i = 0; i < JOB_OUTPUTS; i++) {
-		if (files->ids[i] && files->fds[i] >= 0) {
+		if (files->ids[i] && files->fds[i] >= 0)
 			close(files->fds[i]);
-			if (remove)
-				state_content_remove(&fs->state, files->ids[i]);
-		}
+		if (files->ids[i])
+			state_content_remove(&fs->state, files->ids[i]);
 		files->ids[i] = 0;
 		files->fds[i] = -1;
 	}
@@ -121,40 +120,51 @@ static unsigned last_output(uint32_t outputs)
 	return last;
 }
 
+/* Everything, the last one last; what was not published is removed. */
+static int publish_all(struct fs *fs, struct publisher *publisher, struct target *target, struct outcome_files *files,
+	const uint64_t sizes[JOB_OUTPUTS])
+{
+	int error = 0;
+	unsigned last = last_output(target->outputs);
+	for (unsigned k = JOB_OUTPUTS + 1; !error && k-- > 0;) { /* from the preview down, then `last` */
+		unsigned i = k > 0 ? k - 1 : last;
+		if (!files->ids[i] || (k > 0 && i == last))
+			continue;
+		error = publish_one(publisher, target, i, files->ids[i], sizes[i], k == 0);
+		sync_later(fs, files->fds[i]);
+		files->ids[i] = 0; /* published, or removed by the publisher */
+		files->fds[i] = -1;
+	}
+	outcome_drop_files(fs, files);
+	if (!error)
+		remove_error_file(fs, publisher, target);
+	return error;
+}
+
 int outcome_publish(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq,
 	struct outcome_files *files, const uint64_t sizes[JOB_OUTPUTS])
 {
 	struct target target;
 	int error = find_target(fs, input_id, seq, &target);
-	unsigned last = last_output(target.outputs);
-	for (unsigned i = JOB_OUTPUTS; !error && i-- > 0;) /* preview first, and what is not the last one */
-		if (files->ids[i] && i != last) {
-			error = publish_one(publisher, &target, i, files->ids[i], sizes[i], false);
-			sync_later(fs, files->fds[i]);
-			files->ids[i] = 0;
-		}
-	if (!error) {
-		error = publish_one(publisher, &target, last, files->ids[last], sizes[last], true);
-		sync_later(fs, files->fds[last]);
-		files->ids[last] = 0;
+	if (error) {
+		outcome_drop_files(fs, files);
+		return error;
 	}
-	outcome_drop_files(fs, files, true);
-	if (!error)
-		remove_error_file(fs, publisher, &target);
-	return error;
+	return publish_all(fs, publisher, &target, files, sizes);
 }
 
 /* A second name for the content of a result of this key: a fresh inode, no bytes copied. */
-static int link_result(struct fs *fs, const uint8_t *key, unsigned output, uint64_t *id, int64_t *size)
+static int link_result(struct fs *fs, const uint8_t *key, unsigned output, uint64_t *id, uint64_t *size)
 {
 	int error = ENOENT;
 	pthread_mutex_lock(&fs->lock);
 	const struct result *result = jobs_result_by_key(&fs->jobs, key, output);
 	const struct tree_node *node = result ? tree_find(&fs->tree, result->id) : NULL;
 	if (node) {
-		*id = fs->tree.next_id++;
+		uint64_t fresh = fs->tree.next_id++;
+		error = state_content_link(&fs->state, node->id, fresh);
+		*id = error ? 0 : fresh;
 		*size = node->size;
-		error = state_content_link(&fs->state, node->id, *id);
 	}
 	pthread_mutex_unlock(&fs->lock);
 	return error;
@@ -163,30 +173,19 @@ static int link_result(struct fs *fs, const uint8_t *key, unsigned output, uint6
 int outcome_publish_again(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq)
 {
 	struct target target;
-	uint64_t ids[JOB_OUTPUTS] = {0};
-	int64_t sizes[JOB_OUTPUTS] = {0};
+	struct outcome_files files = {0};
+	uint64_t sizes[JOB_OUTPUTS] = {0};
 	int error = find_target(fs, input_id, seq, &target);
-	if (error)
-		return error;
-	for (unsigned i = 0; !error && i < JOB_OUTPUTS; i++)
-		if (target.outputs & 1u << i && (error = link_result(fs, target.key, i, &ids[i], &sizes[i])))
-			ids[i] = 0;
-	unsigned last = last_output(target.outputs);
-	for (unsigned i = JOB_OUTPUTS; !error && i-- > 0;)
-		if (ids[i] && i != last) {
-			error = publish_one(publisher, &target, i, ids[i], sizes[i], false);
-			ids[i] = 0;
-		}
-	if (!error) {
-		error = publish_one(publisher, &target, last, ids[last], sizes[last], true);
-		ids[last] = 0;
+	for (unsigned i = 0; i < JOB_OUTPUTS; i++) {
+		files.fds[i] = -1;
+		if (!error && target.outputs & 1u << i)
+			error = link_result(fs, target.key, i, &files.ids[i], &sizes[i]);
 	}
-	for (unsigned i = 0; i < JOB_OUTPUTS; i++)
-		if (ids[i])
-			state_content_remove(&fs->state, ids[i]);
-	if (!error)
-		remove_error_file(fs, publisher, &target);
-	return error;
+	if (error) {
+		outcome_drop_files(fs, &files);
+		return error;
+	}
+	return publish_all(fs, publisher, &target, &files, sizes);
 }
 
 /* Where no error file can be: xattr and status still tell. */

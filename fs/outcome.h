@@ -9,15 +9,16 @@
 /* Output files of one job, made before it runs. */
 struct outcome_files {
 	uint64_t ids[JOB_OUTPUTS]; /* 0: not asked for */
-	int fds[JOB_OUTPUTS];
+	int fds[JOB_OUTPUTS];	   /* -1: not open */
 };
 
 /* 0 or an errno; on failure nothing is left behind. */
 int outcome_make_files(struct fs *fs, uint32_t outputs, struct outcome_files *files);
-/* Close them; remove those that were not published. */
-void outcome_drop_files(struct fs *fs, struct outcome_files *files, bool remove);
+/* Close and remove those that were not published. */
+void outcome_drop_files(struct fs *fs, struct outcome_files *files);
 
-/* Publish what a worker wrote for submission seq of the input; the .glb last. 0, ECANCELED, or a storage error. */
+/* Publish what a worker wrote for submission seq of the input; the .glb last. 0, ECANCELED, or a storage error; the
+ * files are used up either way. */
 int outcome_publish(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq,
 	struct outcome_files *files, const uint64_t sizes[JOB_OUTPUTS]);
 /* Publish the results of an equal picture again. ENOENT: they have gone meanwhile, the job has to run. */

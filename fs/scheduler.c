@@ -233,7 +233,7 @@ static void handle_outcome(struct scheduler *s)
 	s->finished = false;
 	set_running(s, 0, 0);
 	if (s->outcome != WORKER_DONE)
-		outcome_drop_files(s->fs, &s->files, true);
+		outcome_drop_files(s->fs, &s->files);
 	if (s->outcome == WORKER_DONE)
 		handle_done(s, id, seq);
 	else if (s->outcome == WORKER_FAILED)
@@ -294,7 +294,7 @@ static void start_job(struct scheduler *s)
 	if (err.text[0])
 		fs_log("cannot give in/%s to the worker: %s", job.name, err.text);
 	set_running(s, 0, 0);
-	outcome_drop_files(s->fs, &s->files, true);
+	outcome_drop_files(s->fs, &s->files);
 	update(s, job.id, seq, INPUT_QUEUED, false, false);
 	s->paused_until_ns = fs_monotonic_ns() + S / 2;
 }
@@ -420,7 +420,7 @@ static void stop_worker(struct scheduler *s)
 	}
 	worker_link_destroy(s->link);
 	if (s->running)
-		outcome_drop_files(s->fs, &s->files, true);
+		outcome_drop_files(s->fs, &s->files);
 }
 
 static void *run(void *user)

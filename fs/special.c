@@ -254,9 +254,8 @@ ssize_t special_write(struct special *file, const void *data, size_t size, off_t
 	return size;
 }
 
-int special_truncate(struct fs *fs, struct special *file, off_t size)
+int special_truncate(struct special *file, off_t size)
 {
-	(void)fs;
 	if (!file)
 		return 0; /* `> config` alone: says nothing, changes nothing */
 	if (!file->writer || size < 0 || size > CONFIG_WRITE_MAX)
