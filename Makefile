@@ -54,7 +54,7 @@ FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 MODEL_LIB := $(BUILD)/libtrellis.a
 FS_LIB := $(BUILD)/libtrellisfs.a
 OBJ = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
-TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(BUILD)/tests/fake_worker $(BUILD)/tests/mount_tool
+TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(BUILD)/tests/fake_worker $(BUILD)/tests/mount_tool $(BUILD)/tests/mount_exerciser
 FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 PROGRAMS := $(if $(CLI_SRC),$(BUILD)/trellis) $(if $(wildcard fs/main.c),$(BUILD)/trellisfs)
 
@@ -99,7 +99,7 @@ $(BUILD)/tests/test_fs_%: $(BUILD)/obj/tests/test_fs_%.o $(FS_LIB)
 	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS) $(CRITERION)
 
 # Stands in for `trellis worker` in the daemon's tests.
-$(BUILD)/tests/fake_worker $(BUILD)/tests/mount_tool: $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(FS_LIB)
+$(BUILD)/tests/fake_worker $(BUILD)/tests/mount_tool $(BUILD)/tests/mount_exerciser: $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(FS_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS)
 
@@ -148,7 +148,10 @@ fuzz: ## libFuzzer targets with ASan and UBSan; FUZZ_S=600 seconds each
 check-crash: all $(TESTS) ## 1,000 random SIGKILLs of daemon, helper and worker under load; ROUNDS=N, SEED=N
 	@TRELLIS_BUILD=$(abspath $(BUILD)) ROUNDS=$(or $(ROUNDS),1000) tests/scripts/mount_crash.sh
 
-.PHONY: check-crash
+check-long: all $(TESTS) ## 100,000 file operations against a model in memory, and the rest of that test; OPERATIONS=N
+	@TRELLIS_BUILD=$(abspath $(BUILD)) OPERATIONS=$(or $(OPERATIONS),100000) tests/scripts/mount_tree.sh
+
+.PHONY: check-crash check-long
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)
 

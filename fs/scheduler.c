@@ -40,6 +40,7 @@ struct scheduler {
 	pthread_mutex_t lock;		/* last in the lock order */
 	struct scheduler_report report; /* lock; running_s and notice are filled in by scheduler_report */
 	int64_t started_ns;		/* lock: the running job */
+	int64_t retry_ns;		/* lock: when the worker is started again */
 	bool cancel;			/* lock: cancel the running job */
 	char notice[512];		/* lock */
 
@@ -85,6 +86,8 @@ void scheduler_report(struct fs *fs, struct scheduler_report *report)
 	}
 	pthread_mutex_lock(&s->lock);
 	*report = s->report;
+	if (s->retry_ns > fs_monotonic_ns())
+		report->worker.retry_s = (int)((s->retry_ns - fs_monotonic_ns()) / S);
 	report->running_s = s->report.running ? (fs_monotonic_ns() - s->started_ns) / 1e9 : 0;
 	memcpy(report->notice, s->notice, sizeof report->notice);
 	pthread_mutex_unlock(&s->lock);
@@ -121,6 +124,7 @@ static void on_changed(void *user)
 	struct scheduler *s = user;
 	pthread_mutex_lock(&s->lock);
 	s->report.worker = *worker_link_report(s->link);
+	s->retry_ns = fs_monotonic_ns() + s->report.worker.retry_s * S;
 	pthread_mutex_unlock(&s->lock);
 	s->status_changed = true;
 }
@@ -372,8 +376,7 @@ static void turn(struct scheduler *s)
 	int64_t now = fs_monotonic_ns();
 	if (s->model_changed_ns && now - s->model_changed_ns >= MODEL_QUIET_NS) {
 		s->model_changed_ns = 0;
-		if (worker_link_report(s->link)->state == WORKER_BACKOFF)
-			worker_link_start(s->link);
+		worker_link_retry(s->link);
 	}
 	cancel_if_asked(s);
 	publish_outcomes(s);
@@ -402,10 +405,8 @@ static void wait_for_events(struct scheduler *s)
 	}
 	if (fds[1].revents)
 		worker_link_handle(s->link);
-	if (fds[2].revents) {
-		model_watch_drain(s->watch_fd, s->fs->options->model);
+	if (fds[2].revents && model_watch_read(s->watch_fd, s->fs->options->model))
 		s->model_changed_ns = fs_monotonic_ns();
-	}
 }
 
 /* The worker gets its 2 s to end; a running job stays RUNNING in the journal and is queued again at the next start. */

@@ -7,6 +7,8 @@
  *   watch-file FILE         the same for one file
  *   poll FILE MS            wait for POLLPRI on a file: exit status 0 if it comes
  *   excl FILE               open(O_CREAT|O_EXCL), print the errno's name
+ *   handle FILE             print the file's handle, as an NFS server would give it out
+ *   by-handle MOUNT HANDLE  print the bytes of the file with that handle, or the errno's name
  *   stat FOLDER SECONDS     stat the entries of a folder round and round; print count and the slowest times */
 #include <dirent.h>
 #include <errno.h>
@@ -179,6 +181,40 @@ static int wait_for_pri(const char *path, int ms)
 	return poll(&fd, 1, ms) == 1 && fd.revents & POLLPRI ? 0 : 1;
 }
 
+static int print_handle(const char *path)
+{
+	struct file_handle *handle = calloc(1, sizeof *handle + MAX_HANDLE_SZ);
+	int mount_id;
+	handle->handle_bytes = MAX_HANDLE_SZ;
+	if (name_to_handle_at(AT_FDCWD, path, handle, &mount_id, 0) != 0)
+		return fail(path);
+	printf("%d", handle->handle_type);
+	for (unsigned i = 0; i < handle->handle_bytes; i++)
+		printf(" %d", handle->f_handle[i]);
+	putchar('\n');
+	free(handle);
+	return 0;
+}
+
+static int print_by_handle(const char *mount, const char *text)
+{
+	struct file_handle *handle = calloc(1, sizeof *handle + MAX_HANDLE_SZ);
+	char buffer[65536], *end;
+	handle->handle_type = strtol(text, &end, 10);
+	while (*end && handle->handle_bytes < MAX_HANDLE_SZ)
+		handle->f_handle[handle->handle_bytes++] = strtol(end, &end, 10);
+	int mount_fd = open(mount, O_RDONLY | O_DIRECTORY);
+	int fd = mount_fd < 0 ? -1 : open_by_handle_at(mount_fd, handle, O_RDONLY);
+	free(handle);
+	if (fd < 0) {
+		puts(strerrorname_np(errno));
+		return 1;
+	}
+	for (ssize_t n; (n = read(fd, buffer, sizeof buffer)) > 0;)
+		fwrite(buffer, 1, n, stdout);
+	return 0;
+}
+
 static int compare(const void *a, const void *b)
 {
 	double x = *(const double *)a, y = *(const double *)b;
@@ -239,6 +275,10 @@ int main(int argc, char **argv)
 		return watch(path);
 	if (strcmp(what, "poll") == 0)
 		return wait_for_pri(path, atoi(third));
+	if (strcmp(what, "handle") == 0)
+		return print_handle(path);
+	if (strcmp(what, "by-handle") == 0)
+		return print_by_handle(path, third);
 	if (strcmp(what, "stat") == 0)
 		return measure_stat(path, atof(third));
 	if (strcmp(what, "excl") == 0) {

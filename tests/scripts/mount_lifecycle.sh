@@ -116,6 +116,39 @@ cp "$src/h.png" "$mnt/in/"
 wait_for "$mnt/out/h.glb" 100
 sleep 0.3
 [ "$(results "$dir/events" h)" = 1 ] || fail "after the helper was killed: $(cat "$dir/events")"
+
+# Handles, as an NFS server gives them out, hold over a restart; that of a deleted file is stale for ever.
+if [ "$(id -u)" = 0 ]; then
+	echo content >"$mnt/in/kept"
+	echo gone >"$mnt/in/deleted"
+	kept=$("$tool" handle "$mnt/in/kept") deleted=$("$tool" handle "$mnt/in/deleted")
+	rm "$mnt/in/deleted"
+	mount_stop
+	mount_start
+	echo new >"$mnt/in/new"
+	got=$("$tool" by-handle "$mnt" "$kept")
+	[ "$got" = content ] || fail "a handle from before the restart gives '$got'"
+	got=$("$tool" by-handle "$mnt" "$deleted")
+	[ "$got" = ESTALE ] || fail "the handle of a deleted file gives '$got'"
+else
+	echo "skipped: opening by handle needs root"
+fi
+
+# A model that cannot be loaded: the mount is up, the picture waits, status says why; repairing the model is noticed
+# before the worker's next try would be due.
+mount_stop
+mkdir "$dir/model"
+echo '{}' >"$dir/model/pipeline.json"
+echo no-model >"$dir/switches"
+FAKE_WORKER=@$dir/switches mount_start -o model="$dir/model"
+"$tool" png "$src/model.png" 7 5000
+cp "$src/model.png" "$mnt/in/"
+for _ in $(seq 200); do [ "$(field '.model.retry_s // 0')" -ge 7 ] && break; sleep 0.1; done
+[ "$(field .model.state)" = failed ] && [ "$(field .model.reason)" != "" ] || fail "status of a broken model: $(cat "$mnt/status")"
+[ "$(field .queued)" = 1 ] || fail "the picture does not wait for the model"
+echo >"$dir/switches"
+echo '{"repaired": true}' >"$dir/model/pipeline.json"
+wait_for "$mnt/out/model.glb" 45
 mount_stop
 [ ! -e "$mnt/in" ] || fail "still mounted"
 finish

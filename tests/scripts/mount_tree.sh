@@ -24,6 +24,7 @@ cmp "$dir/r" "$in/r.bin" || fail "write in the middle"
 dd if="$dir/r" of="$in/s.bin" conv=fsync status=none && sync "$in/s.bin" || fail "fsync"
 fallocate -l 5000 "$in/f.bin" && is "fallocate" 5000 "$(stat -c %s "$in/f.bin")"
 exec 8>"$in/gone.bin"; rm "$in/gone.bin"; echo still >&8 || fail "writing an unlinked file"; exec 8>&-
+"$TRELLIS_BUILD/tests/mount_exerciser" "$in" $RANDOM "${OPERATIONS:-3000}" || fail "the exerciser found a difference"
 
 # Names.
 mkdir "$in/a" "$in/a/b" && touch "$in/a/b/c.txt" && mv "$in/a" "$in/z" && [ -e "$in/z/b/c.txt" ] || fail "moving a folder"
