@@ -1,0 +1,71 @@
+"""Write the truth files of the regression test: three held-out objects, their picture and 10 000 points of their surface.
+
+    python3 truth.py truth                  # pictures and points
+    python3 truth.py truth --model MODEL    # and measure the model on them (CPU, seed 42)
+"""
+import argparse
+import os
+
+import numpy as np
+import torch
+from PIL import Image
+
+import data
+import evaluate
+import mesh
+import objects
+import pipeline as P
+
+WHICH = (('duck', 940_000_003, 32., 18.), ('mushroom', 940_000_000, -25., 14.), ('rocket', 940_000_004, 28., 12.))
+SCALE = 65534.            # int16 coordinate = position * SCALE, position in -0.5 .. 0.5
+
+
+def one(name, seed, yaw, pitch, size=512):
+    """-> straight-alpha picture [size,size,4], true mesh."""
+    pool = data.Pool([seed], 'cpu', views=1, aux=0, images=False, log=lambda *a: None)
+    pool.objs = data.Objects([seed], 'cpu', cats=[objects.NAMES.index(name)])
+    pool.occ = pool.objs.occupancy()
+    v = data.random_views(torch.zeros(1), torch.Generator().manual_seed(seed % 1000))[0]
+    w = data.camera(torch.tensor([yaw]), torch.tensor([pitch]), torch.tensor([35.]))[0]
+    v[:, :15], v[:, 29:31] = w[:, :15], w[:, 29:31]
+    im = pool.objs.render(data.frame(pool.objs, v), 2 * size)[0][0].float()
+    a = im[..., 3:].reshape(size, 2, size, 2, 1).mean((1, 3))
+    c = (im[..., :3] * im[..., 3:] / 255).reshape(size, 2, size, 2, 3).mean((1, 3)) / (a / 255).clamp_min(1e-3)
+    return torch.cat([c.clamp(0, 255), a], -1).round().byte().numpy(), evaluate.gt_mesh(pool, 0)
+
+
+def write_points(path, p):
+    q = np.rint(p.numpy() * SCALE).astype('<i2')
+    head = (f'ply\nformat binary_little_endian 1.0\ncomment coordinate = value / {SCALE:.0f}, cube -0.5..0.5, z up, front -y\n'
+            f'element vertex {len(q)}\nproperty short x\nproperty short y\nproperty short z\nend_header\n')
+    with open(path, 'wb') as f:
+        f.write(head.encode() + q.tobytes())
+
+
+def read_points(path):
+    raw = open(path, 'rb').read()
+    k = raw.index(b'end_header\n') + 11
+    return torch.from_numpy(np.frombuffer(raw[k:], '<i2').reshape(-1, 3).astype(np.float32) / SCALE)
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument('out'), p.add_argument('--model', default='')
+    a = p.parse_args()
+    pl = P.Pipeline.load(a.model) if a.model else None
+    for name, seed, yaw, pitch in WHICH:
+        base = os.path.join(a.out, name)
+        if not pl:
+            im, g = one(name, seed, yaw, pitch)
+            Image.fromarray(im).save(base + '.png', optimize=True)
+            torch.manual_seed(0)
+            write_points(base + '.ply', mesh.sample_surface(*g[:2], 10000)[0])
+            continue
+        (m,), co = pl.run(P.load_image(base + '.png'), 42)
+        torch.manual_seed(0)
+        ch, f, _ = mesh.shape_metrics(mesh.sample_surface(*m[:2], 10000)[0], read_points(base + '.ply'))
+        print(f'{name}: F@0.02 {f:.4f} chamfer {ch:.4f} ({len(co)} voxels)', flush=True)
+
+
+if __name__ == '__main__':
+    main()
