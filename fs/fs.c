@@ -17,7 +17,7 @@
 int64_t fs_now_ns(void)
 {
 	struct timespec now;
-	clock_gettime(CLOCK_REALTIME_COARSE, &now);
+	clock_gettime(CLOCK_REALTIME, &now); /* not the coarse one: must not be behind the times of contents */
 	return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 }
 

@@ -84,7 +84,7 @@ void fs_finish(struct fs *fs);
 struct bytes *fs_change(struct fs *fs);
 int fs_commit(struct fs *fs, bool frees_space);
 
-int64_t fs_now_ns(void);       /* CLOCK_REALTIME_COARSE, the clock of file times */
+int64_t fs_now_ns(void);       /* CLOCK_REALTIME, the clock of file times */
 int64_t fs_monotonic_ns(void); /* CLOCK_MONOTONIC */
 
 /* A line for the log (stderr in the foreground, else syslog); control bytes are escaped. */

@@ -119,12 +119,33 @@ bool mount_prepare(const char *mountpoint, struct error *err)
 	return mount_is_empty(mountpoint, err);
 }
 
+/* What libfuse has to say goes to the log, so that the shell gets our one line; -d asked for the requests on stderr. */
+static void log_libfuse(enum fuse_log_level level, const char *format, va_list args)
+{
+	char text[1024];
+	vsnprintf(text, sizeof text, format, args);
+	if (level >= FUSE_LOG_DEBUG)
+		fputs(text, stderr);
+	else
+		fs_log("%s", text);
+}
+
+static bool explain_failure(const char *mountpoint, struct error *err)
+{
+	if (access("/dev/fuse", R_OK | W_OK) != 0)
+		return error_set(err, "%s: cannot mount: /dev/fuse: %s", mountpoint, strerror(errno));
+	return error_set(err,
+		"%s: cannot mount: fusermount3 refused (allow_other needs user_allow_other in /etc/fuse.conf)",
+		mountpoint);
+}
+
 static struct fuse_session *open_session(struct fs *fs)
 {
 	const struct options *o = fs->options;
 	char options[512];
 	snprintf(options, sizeof options, "fsname=trellisfs,subtype=trellisfs,default_permissions,nosuid,nodev%s%s",
 		o->allow_other ? ",allow_other" : "", o->mount_options);
+	fuse_set_log_func(log_libfuse);
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
 	bool ok = fuse_opt_add_arg(&args, "trellisfs") == 0 && fuse_opt_add_arg(&args, "-o") == 0 &&
 		  fuse_opt_add_arg(&args, options) == 0 && (!o->debug || fuse_opt_add_arg(&args, "-d") == 0);
@@ -169,8 +190,7 @@ bool mount_run(struct fs *fs, void (*ready)(void *user, const struct error *fail
 		ok = session && fuse_set_signal_handlers(session) == 0;
 		mounted = ok && fuse_session_mount(session, fs->options->mountpoint) == 0;
 		if (!mounted)
-			ok = error_set(err, "%s: cannot mount (is /dev/fuse there, and fusermount3 installed?)",
-				fs->options->mountpoint);
+			ok = explain_failure(fs->options->mountpoint, err);
 	}
 	ok = ok && start_threads(fs, ready, user, err);
 	if (ok && run_loop(fs, session) < 0)

@@ -127,7 +127,7 @@ static unsigned what_to_set(int to_set, struct stat *st)
 		if (to_set & bits[i].fuse)
 			what |= bits[i].ours;
 	struct timespec now;
-	clock_gettime(CLOCK_REALTIME_COARSE, &now);
+	clock_gettime(CLOCK_REALTIME, &now);
 	if (to_set & FUSE_SET_ATTR_ATIME_NOW) {
 		what |= FILES_ATIME;
 		st->st_atim = now;

@@ -276,13 +276,10 @@ bool tree_is_inside(const struct tree_node *node, const struct tree_node *dir)
 	return node != NULL;
 }
 
+/* Folders are 1 as on btrfs: their subfolders are not counted, and tools that see a 2 would conclude there are none. */
 uint32_t tree_links(const struct tree_node *node)
 {
-	if (!node->parent && node->id != TREE_ROOT)
-		return 0;
-	if (!S_ISDIR(node->mode))
-		return 1;
-	return 2; /* as btrfs does: folders are not counted, so find must not assume */
+	return node->parent || node->id == TREE_ROOT;
 }
 
 bool tree_path(const struct tree_node *node, char *path, size_t size)
