@@ -161,7 +161,7 @@ def sweep(S, say):
                     best, par = u, p
     top, sp = 9, {}
     s = S.structure(**par)
-    for steps, cfg, rt in ((12, 1., 3.), (12, 0., 3.), (12, .5, 3.), (25, .5, 3.), (8, .5, 3.), (6, .5, 3.), (6, 0., 3.), (4, 0., 3.), (4, .5, 5.), (2, 0., 3.)):
+    for steps, cfg, rt in ((12, 1., 3.), (6, 1., 3.), (6, 2., 3.), (6, 0., 3.), (25, 1., 3.), (4, 1., 5.)):
         p = dict(steps=steps, cfg_strength=cfg, rescale_t=rt)
         r = S.score(S.meshes(s, **p)).mean(0)
         say(f'sweep latent {p}: F@.02 {r[1]:.4f} F@.01 {r[2]:.4f} colour L1 {r[3]:.4f} open edges {r[4] * 100:.2f} %')
