@@ -18,15 +18,11 @@ struct gaussian_decoder {
 struct gaussian_decoder *gaussian_decoder_create(struct run *run, const struct checkpoint *c, struct error *err)
 {
 	const struct model_config *config = &c->config;
-	struct gaussian_decoder *d = calloc(1, sizeof *d);
-	struct binder b = {.backend = run->b, .checkpoint = c, .err = err};
+	struct gaussian_decoder *d = stage_new(sizeof *d, err);
 
-	if (!d) {
-		error_set(err, "out of memory");
+	if (!d)
 		return NULL;
-	}
-	weight_set_init(&d->set, run->b);
-	b.set = &d->set;
+	struct binder b = binder_begin(&d->set, run->b, c, err);
 	d->config = config;
 	if (!latent_transformer_bind(&b, &d->transformer, config))
 		goto fail;

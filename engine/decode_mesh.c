@@ -37,16 +37,12 @@ static void bind_subdivide(struct binder *b, struct subdivide_block *s, int64_t 
 struct mesh_decoder *mesh_decoder_create(struct run *run, const struct checkpoint *c, struct error *err)
 {
 	const struct model_config *config = &c->config;
-	struct mesh_decoder *d = calloc(1, sizeof *d);
-	struct binder b = {.backend = run->b, .checkpoint = c, .err = err};
+	struct mesh_decoder *d = stage_new(sizeof *d, err);
 	int64_t channels = config->model_channels;
 
-	if (!d) {
-		error_set(err, "out of memory");
+	if (!d)
 		return NULL;
-	}
-	weight_set_init(&d->set, run->b);
-	b.set = &d->set;
+	struct binder b = binder_begin(&d->set, run->b, c, err);
 	d->config = config;
 	if (channels % 256 != 0) {
 		error_set(err, "%s: model_channels %d: the 32 norm groups need a multiple of 256", c->name,

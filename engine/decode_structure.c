@@ -32,16 +32,12 @@ static void bind_res_block3d(struct binder *b, struct res_block3d *r, int64_t ch
 struct structure_decoder *structure_decoder_create(struct run *run, const struct checkpoint *c, struct error *err)
 {
 	const struct model_config *config = &c->config;
-	struct structure_decoder *d = calloc(1, sizeof *d);
-	struct binder b = {.backend = run->b, .checkpoint = c, .err = err};
+	struct structure_decoder *d = stage_new(sizeof *d, err);
 	int index = 0;
 
-	if (!d) {
-		error_set(err, "out of memory");
+	if (!d)
 		return NULL;
-	}
-	weight_set_init(&d->set, run->b);
-	b.set = &d->set;
+	struct binder b = binder_begin(&d->set, run->b, c, err);
 	d->config = config;
 	d->middle = calloc((size_t)config->num_res_blocks_middle + 1, sizeof *d->middle);
 	d->blocks = calloc((size_t)(config->num_res_blocks * config->n_channels) + 1, sizeof *d->blocks);

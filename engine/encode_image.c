@@ -113,17 +113,13 @@ static void bind_encoder_block(
 struct image_encoder *image_encoder_create(struct run *run, const struct checkpoint *c, struct error *err)
 {
 	const struct model_config *config = &c->config;
-	struct image_encoder *e = calloc(1, sizeof *e);
-	struct binder b = {.backend = run->b, .checkpoint = c, .err = err};
+	struct image_encoder *e = stage_new(sizeof *e, err);
 	const struct names *names = c->hub_names ? &torch_hub : &huggingface;
 	int64_t channels = config->model_channels, grid = config->image_size / config->patch_size;
 
-	if (!e) {
-		error_set(err, "out of memory");
+	if (!e)
 		return NULL;
-	}
-	weight_set_init(&e->set, run->b);
-	b.set = &e->set;
+	struct binder b = binder_begin(&e->set, run->b, c, err);
 	e->config = config;
 	e->blocks = calloc((size_t)config->num_blocks + 1, sizeof *e->blocks);
 	if (!e->blocks) {

@@ -93,11 +93,10 @@ bool flow_modulate_one(struct run *run, const struct flow_trunk *f, struct tenso
 	const char *name, struct tensor *out, struct error *err)
 {
 	struct weight_set set;
-	struct binder b = {.backend = run->b, .checkpoint = f->checkpoint, .set = &set, .err = err};
+	struct binder b = binder_begin(&set, run->b, f->checkpoint, err);
 	struct linear l;
 
 	*out = scratch_new_as(run->b, DTYPE_F32, t_emb.rows, width);
-	weight_set_init(&set, run->b);
 	l = bind_linear(&b, WEIGHT_LINEAR, width, t_emb.cols, "%s", name);
 	if (binder_ok(&b))
 		linear_forward(run, *out, t_emb, &l);

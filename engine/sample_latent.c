@@ -87,16 +87,12 @@ static bool lay_out_blocks(struct latent_flow *f)
 struct latent_flow *latent_flow_create(struct run *run, const struct checkpoint *c, struct error *err)
 {
 	const struct model_config *config = &c->config;
-	struct latent_flow *f = calloc(1, sizeof *f);
-	struct binder b = {.backend = run->b, .checkpoint = c, .err = err};
+	struct latent_flow *f = stage_new(sizeof *f, err);
 	int64_t io = config->n_io_block_channels ? config->io_block_channels[0] : config->model_channels;
 
-	if (!f) {
-		error_set(err, "out of memory");
+	if (!f)
 		return NULL;
-	}
-	weight_set_init(&f->set, run->b);
-	b.set = &f->set;
+	struct binder b = binder_begin(&f->set, run->b, c, err);
 	f->trunk = (struct flow_trunk){.checkpoint = c, .config = config};
 	if (config->n_io_block_channels > MAX_LEVELS ||
 		config->n_io_block_channels * config->num_io_res_blocks > MAX_BLOCKS || !lay_out_blocks(f)) {

@@ -20,17 +20,13 @@ struct structure_flow {
 struct structure_flow *structure_flow_create(struct run *run, const struct checkpoint *c, struct error *err)
 {
 	const struct model_config *config = &c->config;
-	struct structure_flow *f = calloc(1, sizeof *f);
-	struct binder b = {.backend = run->b, .checkpoint = c, .err = err};
+	struct structure_flow *f = stage_new(sizeof *f, err);
 	int64_t p3 = config->patch_size * config->patch_size * config->patch_size;
 	int64_t side = config->resolution / config->patch_size;
 
-	if (!f) {
-		error_set(err, "out of memory");
+	if (!f)
 		return NULL;
-	}
-	weight_set_init(&f->set, run->b);
-	b.set = &f->set;
+	struct binder b = binder_begin(&f->set, run->b, c, err);
 	f->trunk = (struct flow_trunk){.checkpoint = c, .config = config};
 	f->input_layer =
 		bind_linear(&b, WEIGHT_LINEAR, config->model_channels, config->in_channels * p3, "input_layer");

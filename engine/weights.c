@@ -35,6 +35,21 @@ static bool grow(void *array, int used, int *room, size_t size)
 	return true;
 }
 
+struct binder binder_begin(
+	struct weight_set *set, struct backend *backend, const struct checkpoint *checkpoint, struct error *err)
+{
+	weight_set_init(set, backend);
+	return (struct binder){.backend = backend, .checkpoint = checkpoint, .set = set, .err = err};
+}
+
+void *stage_new(size_t size, struct error *err)
+{
+	void *stage = calloc(1, size);
+	if (!stage)
+		error_set(err, "out of memory");
+	return stage;
+}
+
 bool binder_ok(struct binder *b)
 {
 	if (!b->failed && !backend_ok(b->backend))

@@ -32,7 +32,13 @@ struct binder {
 	uint32_t random; /* state of the random weights */
 };
 
+/* Start a stage's binder over its own, empty set. */
+struct binder binder_begin(
+	struct weight_set *set, struct backend *backend, const struct checkpoint *checkpoint, struct error *err);
 bool binder_ok(struct binder *b);
+
+/* A zeroed stage struct; NULL and err when out of memory. */
+void *stage_new(size_t size, struct error *err);
 
 /* A parameter read as one row of n numbers; its shape must be dims. */
 struct weight *bind_vector(struct binder *b, int ndim, const int64_t *dims, const char *format, ...)
