@@ -227,7 +227,9 @@ class _GatherSum(torch.autograd.Function):
 
 
 class SubM(nn.Module):
-    """Holds `weight` [Cout,3,3,3,Cin] and `bias` like spconv's SubMConv3d."""
+    """Holds `weight` [Cout,3,3,3,Cin] and `bias` like spconv's SubMConv3d.
+
+    Kernel size 1 is different there, and here: spconv re-reads the [Cout,1,1,1,Cin] block as a row-major [Cin][Cout] matrix."""
 
     def __init__(self, cin, cout, k=3):
         super().__init__()
@@ -241,7 +243,7 @@ class SubM(nn.Module):
         w = self.weight.to(dt).reshape(cout, -1)
         x = x.to(dt)
         if self.weight.shape[1] == 1:
-            return x @ w.t() + self.bias.to(dt)
+            return x @ w.reshape(-1, cout) + self.bias.to(dt)
         return _SubMConv.apply(x, w.t().contiguous(), vox.neigh()) + self.bias.to(dt)
 
     def forward_gemm_first(self, x, vox):
@@ -256,7 +258,7 @@ class SubM(nn.Module):
         dt = torch.bfloat16 if x.is_cuda and torch.is_autocast_enabled() else self.weight.dtype
         cout, cin = self.weight.shape[0], self.weight.shape[4]
         if self.weight.shape[1] == 1:
-            y = x.to(dt) @ self.weight.to(dt).reshape(cout, cin).t() + self.bias.to(dt)
+            y = x.to(dt) @ self.weight.to(dt).reshape(cin, cout) + self.bias.to(dt)
             return y.repeat_interleave(8, 0)
         # S[p, d, k]: kernel tap k of a child of parity p reads the parent at offset d
         S = torch.zeros(2, 3, 3, device=x.device)
