@@ -14,6 +14,9 @@ export FAKE_WORKER="slow=5"
 log=$dir/ops
 : >"$log"
 
+# An operation failed: for good reason, or because the daemon was killed, and then it is the one in doubt.
+failed() { [ -r "$mnt/README" ] && echo not >>"$log" || exit; }
+
 # One operation after another; each is logged before and after, so that at most the last one is in doubt.
 workload() {
 	RANDOM=$1
@@ -24,20 +27,20 @@ workload() {
 		case $((RANDOM % 10)) in
 		0 | 1 | 2 | 3 | 4)
 			echo "try put $name" >>"$log"
-			cp "$dir/src/$pick.png" "$in/$name" && echo "put $name $pick" >>"$log"
+			cp "$dir/src/$pick.png" "$in/$name" && echo "put $name $pick" >>"$log" || exit
 			;;
 		5 | 6)
 			echo "try put $name" >>"$log"
-			cp "$dir/src/$pick.png" "$in/.$name.tmp" && mv "$in/.$name.tmp" "$in/$name" && echo "put $name $pick" >>"$log"
+			cp "$dir/src/$pick.png" "$in/.$name.tmp" && mv "$in/.$name.tmp" "$in/$name" && echo "put $name $pick" >>"$log" || exit
 			;;
 		7)
 			[ "$name" = "$other" ] && continue
 			echo "try move $name $other" >>"$log"
-			mv "$in/$name" "$in/$other" && echo "move $name $other" >>"$log" || echo "not" >>"$log"
+			mv "$in/$name" "$in/$other" && echo "move $name $other" >>"$log" || failed
 			;;
 		8)
 			echo "try drop $name" >>"$log"
-			rm "$in/$name" && echo "drop $name" >>"$log" || echo "not" >>"$log"
+			rm "$in/$name" && echo "drop $name" >>"$log" || failed
 			;;
 		9) echo "seed = $pick" >"$mnt/config" ;;
 		esac
