@@ -4,7 +4,7 @@
  *   FUSE threads    ops.c: a request, one reply (names.c files.c xattrs.c)    the lock, the state disk
  *   ingest          ingest.c: settle, whole-image check, hash, submit        the lock, the state disk
  *   sync            sync.c: fsync in groups, compacts the journal            the state disk
- *   scheduler       scheduler.c: owns worker_link, publisher, model watch;   the helper (5 s, then it is replaced)
+ *   scheduler       scheduler.c: owns worker_link, publisher, model watch;   the helper (2 s, then it is replaced)
  *                   works the queue off, publishes
  *   main            starts the others, then runs libfuse's loop              -
  *

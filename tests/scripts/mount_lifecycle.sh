@@ -117,6 +117,23 @@ wait_for "$mnt/out/h.glb" 100
 sleep 0.3
 [ "$(results "$dir/events" h)" = 1 ] || fail "after the helper was killed: $(cat "$dir/events")"
 
+# A helper that hangs is replaced too, and doesn't hold up the end.
+pkill -STOP -P $daemon -f internal-helper || fail "no helper was found"
+"$tool" png "$src/hung.png" 8 5000
+cp "$src/hung.png" "$mnt/in/"
+wait_for "$mnt/out/hung.glb" 100
+pkill -STOP -P $daemon -f internal-helper || fail "the hung helper was not replaced"
+"$tool" png "$src/end.png" 9 5000
+cp "$src/end.png" "$mnt/in/"
+sleep 0.4
+start=$(milliseconds)
+kill -TERM $daemon
+wait_gone 60 || fail "SIGTERM with a hung helper did not end it"
+took=$(($(milliseconds) - start))
+[ $took -lt 5000 ] || fail "SIGTERM with a hung helper took $took ms"
+mount_start
+wait_for "$mnt/out/end.glb"
+
 # Handles, as an NFS server gives them out, hold over a restart; that of a deleted file is stale for ever.
 if [ "$(id -u)" = 0 ]; then
 	echo content >"$mnt/in/kept"
