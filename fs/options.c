@@ -35,11 +35,11 @@ static const struct option {
 	{"allow_other", FLAG, offsetof(struct options, allow_other), NULL,
 		"other users may use the mount, as its modes say"},
 	{"seed", JOB, 0, "N", "options of the jobs, as in the file config of the mount"},
-	{"steps", JOB, 0, "S[,L]", ""},
-	{"guidance", JOB, 0, "S[,L]", ""},
+	{"steps", JOB, 0, "S[,L]", "steps of the structure and of the latent"},
+	{"guidance", JOB, 0, "S[,L]", "strength of the guidance, likewise"},
 	{"formats", JOB, 0, "LIST", "in -o a comma in a value is written \\, or as a space"},
-	{"simplify", JOB, 0, "X", ""},
-	{"preview", JOB, 0, "on|off", ""},
+	{"simplify", JOB, 0, "X", "share (below 1) or number of the triangles to keep"},
+	{"preview", JOB, 0, "on|off", "also write NAME.preview.png"},
 	{"foreground", FLAG, offsetof(struct options, foreground), NULL, "-f: stay in the foreground, log to stderr"},
 	{"debug", FLAG, offsetof(struct options, debug), NULL, "-d: the same, and show every request"},
 	{"single", FLAG, offsetof(struct options, single_thread), NULL, "-s: serve one request at a time"},
@@ -103,6 +103,13 @@ static bool set_job(struct options *o, const char *name, const char *value, stru
 	return true;
 }
 
+static bool is_device(const char *value)
+{
+	if (strncmp(value, "cuda:", 5) == 0)
+		return value[5] && strspn(value + 5, "0123456789") == strlen(value + 5);
+	return strcmp(value, "auto") == 0 || strcmp(value, "cpu") == 0 || strcmp(value, "cuda") == 0;
+}
+
 static bool set_option(struct options *o, const char *name, const char *value, struct error *err)
 {
 	if (strncmp(name, "x-", 2) == 0) /* fstab's own */
@@ -119,6 +126,8 @@ static bool set_option(struct options *o, const char *name, const char *value, s
 	case STRING:
 		if (!value[0])
 			return error_set(err, "option %s: the value is empty", name);
+		if (strcmp(name, "device") == 0 && !is_device(value))
+			return error_set(err, "option device: wanted %s, got '%s'", option->argument, value);
 		free(*(char **)field);
 		*(char **)field = strdup(value);
 		return *(char **)field || error_set(err, "out of memory");
