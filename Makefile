@@ -54,7 +54,7 @@ FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 MODEL_LIB := $(BUILD)/libtrellis.a
 FS_LIB := $(BUILD)/libtrellisfs.a
 OBJ = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
-TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(BUILD)/tests/fake_worker $(BUILD)/tests/mount_tool $(BUILD)/tests/mount_exerciser
+TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser fscore)
 FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 PROGRAMS := $(if $(CLI_SRC),$(BUILD)/trellis) $(if $(wildcard fs/main.c),$(BUILD)/trellisfs)
 
@@ -104,6 +104,10 @@ $(BUILD)/tests/fake_worker $(BUILD)/tests/mount_tool $(BUILD)/tests/mount_exerci
 	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS)
 
 $(BUILD)/examples/%: $(BUILD)/obj/examples/%.o $(MODEL_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS)
+
+$(BUILD)/tests/fscore: $(BUILD)/obj/tests/fscore.o $(MODEL_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS)
 
