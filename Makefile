@@ -124,7 +124,8 @@ check: all $(TESTS) ## unit and golden tests: seconds, no network, no GPU
 
 test: ## set up the machine, build, run every test that needs no GPU
 	@$(MAKE) --no-print-directory deps
-	@$(MAKE) --no-print-directory -j$(NPROC) all $(TESTS)
+	@echo "building the programs and their tests"
+	@$(MAKE) -s --no-print-directory -j$(NPROC) all $(TESTS)
 	@tests/run.sh $(BUILD) all
 
 bench: all $(TESTS) ## benchmarks (ratios inside one run)
@@ -132,7 +133,8 @@ bench: all $(TESTS) ## benchmarks (ratios inside one run)
 
 demo: ## set up, build, mount, turn three pictures into meshes, show the result
 	@contrib/deps.sh $(DEB_BUILD)
-	@$(MAKE) --no-print-directory -j$(NPROC) all
+	@echo "building (about a minute on two cores)"
+	@$(MAKE) -s --no-print-directory -j$(NPROC) all
 	@examples/demo.sh $(BUILD)
 
 install: all ## install the programs, library, model and man pages (DESTDIR, PREFIX)

@@ -84,6 +84,9 @@ static bool add_note(struct model *m, const char *text, struct error *err)
 	return true;
 }
 
+static const char embedded_note[] = "makes simple objects of few colours, having seen only synthetic shapes; for "
+				    "photographs name TRELLIS-image-large";
+
 /* Where the model that comes with the program lies: in the source tree or installed. NULL: nowhere. */
 static char *find_embedded(void)
 {
@@ -132,6 +135,8 @@ static bool locate(struct model *m, const char *path, struct error *err)
 		if (!m->path)
 			return error_set(err, "no model: the one that comes with the program is not installed; "
 					      "name a model's directory or hub id");
+		if (!add_note(m, embedded_note, err))
+			return false;
 	} else if (loader_is_directory(path)) {
 		char *refs = text_format("%s/refs/main", path);
 		bool is_cache_entry = refs && loader_is_file(refs);

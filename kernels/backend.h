@@ -108,7 +108,8 @@ struct backend_ops {
 	void (*download)(struct backend *b, float *host, struct tensor x);
 	void (*download_i32)(struct backend *b, int32_t *host, struct tensor x);
 
-	void (*linear)(struct backend *b, struct tensor y, struct tensor x, const struct weight *w, const struct epilogue *e);
+	void (*linear)(
+		struct backend *b, struct tensor y, struct tensor x, const struct weight *w, const struct epilogue *e);
 	void (*conv3d)(struct backend *b, struct tensor y, struct tensor x, const struct weight *w, int64_t resolution,
 		const struct epilogue *e);
 	void (*sparse_conv)(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
@@ -121,8 +122,8 @@ struct backend_ops {
 	void (*layer_norm)(struct backend *b, struct tensor y, struct tensor x, const struct norm *n);
 	void (*group_norm)(struct backend *b, struct tensor y, struct tensor x, int groups, const struct norm *n);
 	void (*rms_norm_heads)(struct backend *b, struct tensor x, const struct weight *gamma, int heads);
-	void (*attention)(struct backend *b, struct tensor y, struct tensor q, struct tensor k, struct tensor v, int heads,
-		const struct windows *windows);
+	void (*attention)(struct backend *b, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
+		int heads, const struct windows *windows);
 
 	void (*activate)(struct backend *b, struct tensor y, struct tensor x, enum activation act);
 	void (*add)(struct backend *b, struct tensor y, struct tensor a, struct tensor x);
@@ -131,8 +132,8 @@ struct backend_ops {
 	void (*downsample)(struct backend *b, struct tensor y, struct tensor x, struct tensor index);
 	void (*pixel_shuffle)(struct backend *b, struct tensor y, struct tensor x, int64_t resolution);
 
-	void (*extract)(struct backend *b, struct surface *s, struct tensor features, struct tensor coords, int64_t resolution,
-		bool has_color);
+	void (*extract)(struct backend *b, struct surface *s, struct tensor features, struct tensor coords,
+		int64_t resolution, bool has_color);
 };
 
 struct scratch_chunk;
@@ -140,12 +141,12 @@ struct scratch_chunk;
 /* Base of every backend. */
 struct backend {
 	const struct backend_ops *ops;
-	enum dtype act;		  /* dtype of activations */
-	struct error error;	  /* meaningful once failed */
+	enum dtype act;	    /* dtype of activations */
+	struct error error; /* meaningful once failed */
 	bool failed;
-	const atomic_bool *cancel; /* borrowed, may be NULL */
-	bool cancelled;		   /* the failure was a cancellation */
-	struct scratch_chunk *scratch; /* see scratch.c */
+	const atomic_bool *cancel;	   /* borrowed, may be NULL */
+	bool cancelled;			   /* the failure was a cancellation */
+	struct scratch_chunk *scratch;	   /* see scratch.c */
 	size_t scratch_used, scratch_peak; /* bytes */
 };
 
@@ -195,14 +196,14 @@ void op_conv3d(struct backend *b, struct tensor y, struct tensor x, const struct
 /* Submanifold 3x3x3 cross-correlation over active voxels:
  * y[p, :] = epilogue(sum over k with neighbours[p, k] >= 0 of w[:, k, :] x[neighbours[p, k], :]).
  * neighbours: I32 [n, 27], k = (kx * 3 + ky) * 3 + kz. y may not overlap x. */
-void op_sparse_conv(struct backend *b, struct tensor y, struct tensor x, const struct weight *w, struct tensor neighbours,
-	const struct epilogue *e);
+void op_sparse_conv(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
+	struct tensor neighbours, const struct epilogue *e);
 
 /* op_sparse_conv on the subdivision of x, computed at the parents: every parent row stands for eight equal children at
  * 2 xyz + (dx, dy, dz), child row 8 p + (dx * 2 + dy) * 2 + dz. x[n, in], neighbours[n, 27] of the parents, y[8 n, out].
  * w is of kind WEIGHT_SPARSE3_UP. Exact: the taps that meet the same parent are added when the weight is loaded. */
-void op_sparse_conv_up(struct backend *b, struct tensor y, struct tensor x, const struct weight *w, struct tensor neighbours,
-	const struct epilogue *e);
+void op_sparse_conv_up(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
+	struct tensor neighbours, const struct epilogue *e);
 
 /* table[p, k] = the row whose coordinates are coords[p] + (kx - 1, ky - 1, kz - 1), or -1.
  * coords: I32 [n, 3], distinct, 0 <= c < 2^20. table: I32 [n, 27]. */

@@ -25,6 +25,10 @@ __attribute__((format(printf, 2, 3))) static inline void error_format(struct err
 
 /* Fill in err (which may be NULL) and be false, so that `return error_set(err, ...)` reads well. A macro so that the
  * compiler sees the constant: it then knows that outputs are set wherever a function returned true. */
-#define error_set(err, ...) ({ error_format(err, __VA_ARGS__); false; })
+#define error_set(err, ...)                                                                                            \
+	({                                                                                                             \
+		error_format(err, __VA_ARGS__);                                                                        \
+		false;                                                                                                 \
+	})
 
 #endif

@@ -9,6 +9,7 @@ example=/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c
 [ "$(id -u)" = 0 ] || { echo "passthrough_ll needs root here"; exit 77; }
 [ -f $example ] || { echo "$example is not there (package libfuse3-dev)"; exit 77; }
 command -v jq >/dev/null || { echo "jq is not installed"; exit 77; }
+# shellcheck disable=SC2046
 ${CC:-gcc} -O2 -w -o "$dir/passthrough" $example $(pkg-config --cflags --libs fuse3) || exit 1
 
 mkdir "$dir/disk" "$dir/below" "$dir/through" "$dir/src"

@@ -5,6 +5,7 @@
 set -u
 build=$1 seconds=$2
 cd "$(dirname "$0")/../.." || exit 1
+# shellcheck disable=SC2034
 seeds_image=tests/golden/images
 failed=0 ran=0
 mkdir -p "$build/fuzz/found"

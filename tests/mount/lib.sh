@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # lib.sh - for the mount's tests: start and end a mount with a fake worker, watch out/, count jobs. Sourced.
 # Everything lives in $dir, which goes away at the end with the mount.
 set -u

@@ -48,6 +48,7 @@ expect 1 '^FAIL  model +nowhere: no such directory' doctor --model nowhere
 
 model=tests/golden/e2e
 expect 0 '^nothing is wrong$' inspect $model
+expect 0 '^note: makes simple objects' inspect # the embedded model says what it can do
 expect 0 '^    F[0-9]+ +\[[0-9, ]+\] input_layer.weight$' inspect --tensors $model
 expect 0 '^ok    device     cpu: .* computes what the oracle computes' doctor --model $model
 expect 0 '^ok    model ' doctor --model $model

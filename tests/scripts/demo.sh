@@ -26,7 +26,8 @@ if (: <>/dev/fuse) 2>/dev/null; then
 	examples/demo.sh "$TRELLIS_BUILD" "$work/mounted" >"$work/log" 2>&1 || fault "the demo failed"
 	place=$(sed -n 's/^mounted trellisfs on //p' "$work/log")
 	[ -n "$place" ] || fault "the demo mounted nothing"
-	grep -q "| model .*: ready" "$work/log" || fault "the demo showed no status"
+	grep -q '| model .*: ready' "$work/log" || fault "the demo showed no status"
+	grep -q '| .*photographs name TRELLIS-image-large' "$work/log" || fault "status does not say what the model can do"
 	[ "$(grep -c ' s after close()$' "$work/log")" = 3 ] || fault "the demo told no three times"
 	grep -qF " $place " /proc/mounts && fault "the demo left its mount"
 	[ ! -e "$place" ] || fault "the demo left its folder"

@@ -67,7 +67,7 @@ list >"$dir/after"
 diff "$dir/before" "$dir/after" || fail "something changed over a remount"
 sleep 1.5
 [ "$(field .done)" = 0 ] || fail "a finished job ran again"
-[ "$(getfattr --only-values -n user.trellis.state "$mnt/in/d/e/a.png" 2>/dev/null)" = done ] || fail "state is not 'done' after a remount"
+[ "$(getfattr --only-values -n user.trellis.state "$mnt/in/d/e/a.png" 2>/dev/null)" = 'done' ] || fail "state is not 'done' after a remount"
 
 # kill -9 with a job running, one queued and one file being written: the mount is dead, the next start heals it and all
 # is done once.

@@ -52,7 +52,7 @@ is "xattrs" user.y "$(getfattr --absolute-names "$in/two" 2>/dev/null | grep use
 no setfattr -n trusted.x -v 1 "$in/two"
 no setfattr -n security.x -v 1 "$in/two"
 no setfattr -n user.trellis.seed -v nonsense "$in/two"
-no setfattr -n user.trellis.state -v done "$in/two"
+no setfattr -n user.trellis.state -v 'done' "$in/two"
 no setfattr -n user.big -v "$(head -c 70000 /dev/zero | tr '\0' x)" "$in/two"
 is "statfs" "$(stat -f -c %b "$state")" "$(stat -f -c %b "$mnt")"
 is "mount options" 2 "$(grep " $mnt " /proc/mounts | grep -oE 'nosuid|nodev' | wc -l)"

@@ -47,8 +47,8 @@ static int shim_status;
 #define SHIM_CHECK(fatal, condition, text, ...)                                                                        \
 	do {                                                                                                           \
 		if (!(condition)) {                                                                                    \
-			fprintf(stderr, "%s:%d: %s.", __FILE__, __LINE__, text);                                      \
-			fprintf(stderr, " " __VA_ARGS__);                                                                \
+			fprintf(stderr, "%s:%d: %s.", __FILE__, __LINE__, text);                                       \
+			fprintf(stderr, " " __VA_ARGS__);                                                              \
 			fputc('\n', stderr);                                                                           \
 			shim_status = SHIM_FAILED;                                                                     \
 			if (fatal)                                                                                     \
