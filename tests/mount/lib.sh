@@ -17,14 +17,15 @@ mkdir "$mnt"
 
 cleanup() {
 	[ ${#watchers[@]} = 0 ] || kill "${watchers[@]}" 2>/dev/null
+	[ -z "${daemon:-}" ] || kill "$daemon" 2>/dev/null # it may be about to mount
 	fusermount3 -u -z "$mnt" 2>/dev/null
 	# the daemon holds the lock of its state directory until it has ended
 	for _ in $(seq 100); do flock -n "$state/lock" true 2>/dev/null && break || sleep 0.05; done
 	if grep -sA40 -E 'ERROR: AddressSanitizer|WARNING: ThreadSanitizer|runtime error|LeakSanitizer' "$dir/log"; then
-		rm -rf "$dir"
+		rm -rf --one-file-system "$dir"
 		exit 1
 	fi
-	rm -rf "$dir"
+	rm -rf --one-file-system "$dir"
 }
 trap cleanup EXIT
 trap 'exit 1' INT TERM
