@@ -69,7 +69,7 @@ through_command() {
 }
 
 mkdir -p "$mount" "$folder" && touch "$work/began" || exit 1
-if ! (: <>/dev/fuse) 2>/dev/null; then
+if [ ! -c /dev/fuse ] || ! (: <>/dev/fuse) 2>/dev/null; then
 	echo "/dev/fuse cannot be used here, so nothing is mounted: the same through \`trellis generate\`"
 elif ! "$build/trellisfs" -o state="$work/state" "$mount" 2>"$work/why"; then
 	echo "mounting failed: $(cat "$work/why")"
