@@ -130,13 +130,12 @@ static void log_libfuse(enum fuse_log_level level, const char *format, va_list a
 		fs_log("%s", text);
 }
 
-static bool explain_failure(const char *mountpoint, struct error *err)
+static bool explain_failure(const char *mountpoint, bool allow_other, struct error *err)
 {
 	if (access("/dev/fuse", R_OK | W_OK) != 0)
 		return error_set(err, "%s: cannot mount: /dev/fuse: %s", mountpoint, strerror(errno));
-	return error_set(err,
-		"%s: cannot mount: fusermount3 refused (allow_other needs user_allow_other in /etc/fuse.conf)",
-		mountpoint);
+	return error_set(err, "%s: cannot mount: fusermount3 refused%s", mountpoint,
+		allow_other ? " (allow_other needs user_allow_other in /etc/fuse.conf)" : "; the log says why");
 }
 
 static struct fuse_session *open_session(struct fs *fs)
@@ -190,7 +189,7 @@ bool mount_run(struct fs *fs, void (*ready)(void *user, const struct error *fail
 		ok = session && fuse_set_signal_handlers(session) == 0;
 		mounted = ok && fuse_session_mount(session, fs->options->mountpoint) == 0;
 		if (!mounted)
-			ok = explain_failure(fs->options->mountpoint, err);
+			ok = explain_failure(fs->options->mountpoint, fs->options->allow_other, err);
 	}
 	ok = ok && start_threads(fs, ready, user, err);
 	if (ok && run_loop(fs, session) < 0)
