@@ -2,6 +2,7 @@
 
     python3 truth.py truth                  # pictures and points
     python3 truth.py truth --model MODEL    # and measure the model on them (CPU, seed 42)
+    python3 truth.py DIR --heldout 128      # the same files for held-out objects of any kind, to measure the engine with
 """
 import argparse
 import os
@@ -20,18 +21,25 @@ WHICH = (('duck', 940_000_003, 32., 18.), ('mushroom', 940_000_000, -25., 14.), 
 SCALE = 65534.            # int16 coordinate = position * SCALE, position in -0.5 .. 0.5
 
 
-def one(name, seed, yaw, pitch, size=512):
-    """-> straight-alpha picture [size,size,4], true mesh."""
+def one(seed, name=None, yaw=None, pitch=None, size=512):
+    """-> straight-alpha picture [size,size,4], true mesh, name.  Without a name: any kind, seen from anywhere it was trained."""
     pool = data.Pool([seed], 'cpu', views=1, aux=0, images=False, log=lambda *a: None)
-    pool.objs = data.Objects([seed], 'cpu', cats=[objects.NAMES.index(name)])
-    pool.occ = pool.objs.occupancy()
-    v = data.random_views(torch.zeros(1), torch.Generator().manual_seed(seed % 1000))[0]
-    w = data.camera(torch.tensor([yaw]), torch.tensor([pitch]), torch.tensor([35.]))[0]
-    v[:, :15], v[:, 29:31] = w[:, :15], w[:, 29:31]
+    v = data.random_views(torch.zeros(1), torch.Generator().manual_seed(seed % (1000 if name else 100000)))[0]
+    if name:
+        pool.objs = data.Objects([seed], 'cpu', cats=[objects.NAMES.index(name)])
+        pool.occ = pool.objs.occupancy()
+        w = data.camera(torch.tensor([yaw]), torch.tensor([pitch]), torch.tensor([35.]))[0]
+        v[:, :15], v[:, 29:31] = w[:, :15], w[:, 29:31]
     im = pool.objs.render(data.frame(pool.objs, v), 2 * size)[0][0].float()
     a = im[..., 3:].reshape(size, 2, size, 2, 1).mean((1, 3))
     c = (im[..., :3] * im[..., 3:] / 255).reshape(size, 2, size, 2, 3).mean((1, 3)) / (a / 255).clamp_min(1e-3)
-    return torch.cat([c.clamp(0, 255), a], -1).round().byte().numpy(), evaluate.gt_mesh(pool, 0)
+    return torch.cat([c.clamp(0, 255), a], -1).round().byte().numpy(), evaluate.gt_mesh(pool, 0), objects.NAMES[int(pool.objs.cat[0])]
+
+
+def write_truth(base, im, g):
+    Image.fromarray(im).save(base + '.png', optimize=True)
+    torch.manual_seed(0)
+    write_points(base + '.ply', mesh.sample_surface(*g[:2], 10000)[0])
 
 
 def write_points(path, p):
@@ -50,16 +58,18 @@ def read_points(path):
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument('out'), p.add_argument('--model', default='')
+    p.add_argument('out'), p.add_argument('--model', default=''), p.add_argument('--heldout', type=int, default=0)
     a = p.parse_args()
+    for i in range(a.heldout):
+        im, g, name = one(900_000_000 + i)
+        write_truth(os.path.join(a.out, f'{i:03d}-{name}'), im, g)
+    if a.heldout:
+        return
     pl = P.Pipeline.load(a.model) if a.model else None
     for name, seed, yaw, pitch in WHICH:
         base = os.path.join(a.out, name)
         if not pl:
-            im, g = one(name, seed, yaw, pitch)
-            Image.fromarray(im).save(base + '.png', optimize=True)
-            torch.manual_seed(0)
-            write_points(base + '.ply', mesh.sample_surface(*g[:2], 10000)[0])
+            write_truth(base, *one(seed, name, yaw, pitch)[:2])
             continue
         (m,), co = pl.run(P.load_image(base + '.png'), 42)
         torch.manual_seed(0)
