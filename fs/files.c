@@ -20,6 +20,7 @@
 static void mark_dirty(struct fs *fs, struct tree_node *node)
 {
 	node->version++;
+	node->synced = false;
 	node->write_ns = fs_monotonic_ns();
 	node->mtime_ns = node->ctime_ns = fs_now_ns();
 	if (node->dirty)
@@ -107,7 +108,21 @@ int files_open(struct fs *fs, uint64_t id, int flags, struct handle **handle)
 void files_flush(struct fs *fs, struct handle *handle)
 {
 	pthread_mutex_lock(&fs->lock);
-	handle->node->flush_seen = true;
+	if (handle->writer)
+		handle->node->flush_seen = true;
+	pthread_mutex_unlock(&fs->lock);
+}
+
+/* An NFS server may keep its descriptor for hours after the client has gone: what tells of the end is the client's COMMIT. */
+void files_synced(struct fs *fs, struct handle *handle)
+{
+	struct tree_node *node = handle->node;
+	pthread_mutex_lock(&fs->lock);
+	if (handle->writer && node->dirty && node->parent && node->area == AREA_IN) {
+		node->synced = true;
+		if (!node->flush_seen)
+			ingest_released(fs, node);
+	}
 	pthread_mutex_unlock(&fs->lock);
 }
 

@@ -17,6 +17,8 @@ struct handle {
 int files_open(struct fs *fs, uint64_t id, int flags, struct handle **handle);
 void files_release(struct fs *fs, struct handle *handle);
 void files_flush(struct fs *fs, struct handle *handle);
+/* An FSYNC was asked for. */
+void files_synced(struct fs *fs, struct handle *handle);
 
 ssize_t files_read(struct handle *handle, void *buffer, size_t size, off_t at);			    /* or -errno */
 ssize_t files_write(struct fs *fs, struct handle *handle, const void *data, size_t size, off_t at); /* or -errno */

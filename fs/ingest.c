@@ -105,6 +105,13 @@ static int64_t settled_at(const struct tree_node *node)
 	return node->flush_seen ? node->release_ns + SETTLE_NS : node->write_ns + SETTLE_NFS_NS;
 }
 
+/* Somebody may still write. A writer that never FLUSHes and whose last write was followed by an FSYNC is an NFS server that
+ * keeps its descriptor: quiet decides then, and only a whole picture counts. */
+static bool is_busy(const struct tree_node *node)
+{
+	return node->n_writers > 0 && (node->flush_seen || !node->synced);
+}
+
 void ingest_released(struct fs *fs, struct tree_node *node)
 {
 	if (fs->ingest && node->size > 0 && sniff_name(node->name) != SNIFF_NAME_JUNK)
@@ -241,8 +248,8 @@ static void decide(struct fs *fs, struct look *look)
 	if (!node || node->due_ns != LOOKING)
 		return; /* gone, or due again already */
 	unschedule(fs, node);
-	if (!node->parent || node->n_writers > 0 || !node->dirty)
-		return; /* the next release looks again */
+	if (!node->parent || is_busy(node) || !node->dirty || (node->n_writers > 0 && look->verdict != SNIFF_WHOLE))
+		return; /* the next release or FSYNC looks again */
 	if (node->version != look->version) {
 		schedule(fs, node, settled_at(node));
 		return;
@@ -272,7 +279,7 @@ static bool take(struct fs *fs, struct look *look)
 	struct tree_node *node = tree_find(&fs->tree, entry.id);
 	if (!node || node->due_ns != entry.due_ns)
 		return false;
-	if (!node->parent || node->n_writers > 0 || !node->dirty || node->size == 0) {
+	if (!node->parent || is_busy(node) || !node->dirty || node->size == 0) {
 		unschedule(fs, node);
 		return false;
 	}

@@ -319,6 +319,8 @@ static void reply_synced(void *user, int error)
 static void op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *fi)
 {
 	(void)data_only;
+	if (!special_is(ino))
+		files_synced(fs_of(req), handle_of(fi));
 	sync_now(fs_of(req), special_is(ino) ? -1 : handle_of(fi)->fd, reply_synced, req);
 }
 

@@ -3,6 +3,7 @@
  *   mmap FILE SOURCE MS     write SOURCE's bytes into FILE through a mapping, close it, unmap MS later
  *   parts FILE SOURCE MS    write SOURCE into FILE in two halves, MS apart, and close
  *   hold FILE SOURCE        write SOURCE into FILE and sleep with it open (to be killed)
+ *   commit FILE SOURCE      the same with an fsync, as an NFS server does that keeps its descriptor
  *   watch FOLDER            print inotify events of a folder, "EVENT NAME" a line, until killed
  *   watch-file FILE         the same for one file
  *   poll FILE MS            wait for POLLPRI on a file: exit status 0 if it comes
@@ -129,12 +130,12 @@ static int write_parts(const char *path, const char *source, int ms)
 	return 0;
 }
 
-static int hold(const char *path, const char *source)
+static int hold(const char *path, const char *source, bool sync)
 {
 	size_t len;
 	uint8_t *data = slurp(source, &len);
 	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-	if (!data || fd < 0 || write(fd, data, len) < 0)
+	if (!data || fd < 0 || write(fd, data, len) < 0 || (sync && fsync(fd) < 0))
 		return fail(path);
 	puts("written");
 	fflush(stdout);
@@ -269,8 +270,8 @@ int main(int argc, char **argv)
 		return write_mapped(path, third, ms);
 	if (strcmp(what, "parts") == 0)
 		return write_parts(path, third, ms);
-	if (strcmp(what, "hold") == 0)
-		return hold(path, third);
+	if (strcmp(what, "hold") == 0 || strcmp(what, "commit") == 0)
+		return hold(path, third, strcmp(what, "commit") == 0);
 	if (strcmp(what, "watch") == 0 || strcmp(what, "watch-file") == 0)
 		return watch(path);
 	if (strcmp(what, "poll") == 0)
