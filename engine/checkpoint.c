@@ -2,7 +2,7 @@
  * model.c decides which checkpoint plays which role; encoder_config.c reads the image encoder's.
  * Source: the constructors in the official trellis/models/: argument names, defaults and what they refuse. */
 #include "json_fields.h"
-#include "model.h"
+#include "loader.h"
 #include "text.h"
 
 #include <math.h>
@@ -405,26 +405,27 @@ bool checkpoint_read_class(char *class_name, size_t size, const char *json_path,
 	return name != NULL;
 }
 
-bool checkpoint_open(struct checkpoint *c, const char *path, struct error *err)
+bool checkpoint_open_files(struct checkpoint *c, char *json_path, char *tensor_path, const char *name,
+	bool (*parse_text)(struct checkpoint *c, const char *json, size_t size, const char *file, struct error *err),
+	struct error *err)
 {
 	struct checkpoint opened = {0};
-	char *json_path = text_format("%s.json", path), *tensor_path = text_format("%s.safetensors", path),
-	     *text = NULL;
+	char *text = NULL;
 	size_t size;
 	bool ok = false;
 
 	if (!json_path || !tensor_path) {
-		error_set(err, "%s: out of memory", path);
+		error_set(err, "%s: out of memory", name);
 		goto out;
 	}
 	text = json_fields_read(json_path, &size, err);
-	if (!text || !checkpoint_parse(&opened, text, size, json_path, err))
+	if (!text || !parse_text(&opened, text, size, json_path, err))
 		goto out;
 	opened.tensors = safetensors_open(tensor_path, err);
 	if (!opened.tensors)
 		goto out;
-	opened.name = strdup(path);
-	ok = opened.name || error_set(err, "%s: out of memory", path);
+	opened.name = strdup(name);
+	ok = opened.name || error_set(err, "%s: out of memory", name);
 out:
 	if (ok)
 		*c = opened;
@@ -434,6 +435,12 @@ out:
 	free(tensor_path);
 	free(json_path);
 	return ok;
+}
+
+bool checkpoint_open(struct checkpoint *c, const char *path, struct error *err)
+{
+	return checkpoint_open_files(
+		c, text_format("%s.json", path), text_format("%s.safetensors", path), path, checkpoint_parse, err);
 }
 
 void checkpoint_finish(struct checkpoint *c)

@@ -99,31 +99,6 @@ bool checkpoint_parse_encoder(struct checkpoint *c, const char *json, size_t siz
 
 bool checkpoint_open_encoder(struct checkpoint *c, const char *directory, struct error *err)
 {
-	struct checkpoint opened = {0};
-	char *config_path = text_format("%s/config.json", directory), *text = NULL;
-	char *tensor_path = text_format("%s/model.safetensors", directory);
-	size_t size;
-	bool ok = false;
-
-	if (!config_path || !tensor_path) {
-		error_set(err, "%s: out of memory", directory);
-		goto out;
-	}
-	text = json_fields_read(config_path, &size, err);
-	if (!text || !checkpoint_parse_encoder(&opened, text, size, config_path, err))
-		goto out;
-	opened.tensors = safetensors_open(tensor_path, err);
-	if (!opened.tensors)
-		goto out;
-	opened.name = strdup(directory);
-	ok = opened.name || error_set(err, "%s: out of memory", directory);
-out:
-	if (ok)
-		*c = opened;
-	else
-		checkpoint_finish(&opened);
-	free(text);
-	free(tensor_path);
-	free(config_path);
-	return ok;
+	return checkpoint_open_files(c, text_format("%s/config.json", directory),
+		text_format("%s/model.safetensors", directory), directory, checkpoint_parse_encoder, err);
 }

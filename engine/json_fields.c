@@ -2,11 +2,11 @@
  * Used by checkpoint.c, encoder_config.c and pipeline_json.c, on top of jansson. */
 #include "json_fields.h"
 
+#include "tensor_file.h"
+
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* Real ones have a few KB, or 100 with a list of class names; parsed JSON costs up to eighty times its text. */
@@ -32,25 +32,17 @@ json_t *json_fields_parse(const char *text, size_t size, const char *file, struc
 
 char *json_fields_read(const char *path, size_t *size, struct error *err)
 {
-	struct stat st;
+	size_t length;
 	char *text = NULL;
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0) {
-		bool dangling = errno == ENOENT && lstat(path, &st) == 0;
-		error_set(err, "%s: %s", path, dangling ? "is a link to a file that is not there" : strerror(errno));
+	int fd = tensor_file_open(path, &length, err);
+	if (fd < 0)
 		return NULL;
-	}
-	if (fstat(fd, &st) != 0) {
-		error_set(err, "%s: %s", path, strerror(errno));
-	} else if (!S_ISREG(st.st_mode)) {
-		error_set(err, "%s: not a regular file", path);
-	} else if ((size_t)st.st_size > MAX_TEXT_BYTES) {
-		error_set(
-			err, "%s: %zu bytes, a description has at most %zu", path, (size_t)st.st_size, MAX_TEXT_BYTES);
-	} else if (!(text = malloc((size_t)st.st_size + 1))) {
+	if (length > MAX_TEXT_BYTES) {
+		error_set(err, "%s: %zu bytes, a description has at most %zu", path, length, MAX_TEXT_BYTES);
+	} else if (!(text = malloc(length + 1))) {
 		error_set(err, "%s: out of memory", path);
 	} else {
-		ssize_t n = read(fd, text, (size_t)st.st_size);
+		ssize_t n = read(fd, text, length);
 		if (n < 0) {
 			error_set(err, "%s: %s", path, strerror(errno));
 			free(text);

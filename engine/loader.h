@@ -8,6 +8,12 @@
 /* Check the encoder's sizes and fill in those that follow from others. */
 bool encoder_config_derive(struct model_config *g, const char *file, struct error *err);
 
+/* Open a description and its tensors; parse_text is checkpoint_parse or checkpoint_parse_encoder. Takes both paths (NULL: there
+ * was no memory for them). */
+bool checkpoint_open_files(struct checkpoint *c, char *json_path, char *tensor_path, const char *name,
+	bool (*parse_text)(struct checkpoint *c, const char *json, size_t size, const char *file, struct error *err),
+	struct error *err);
+
 bool loader_is_directory(const char *path);
 bool loader_is_file(const char *path); /* links are followed */
 /* The last component, in fresh memory. */

@@ -48,29 +48,43 @@ struct safetensors *tensor_file_borrow(const void *bytes, size_t size, const cha
 	return f;
 }
 
-struct safetensors *tensor_file_map(const char *path, struct error *err)
+int tensor_file_open(const char *path, size_t *size, struct error *err)
 {
-	struct safetensors *f = NULL;
 	struct stat st;
 	/* O_NONBLOCK: opening a FIFO must not wait for its writer. */
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0) {
 		bool dangling = errno == ENOENT && lstat(path, &st) == 0;
 		error_set(err, "%s: %s", path, dangling ? "is a link to a file that is not there" : strerror(errno));
-		return NULL;
+		return -1;
 	}
-	if (fstat(fd, &st) != 0) {
+	if (fstat(fd, &st) != 0)
 		error_set(err, "%s: %s", path, strerror(errno));
-	} else if (!S_ISREG(st.st_mode)) {
+	else if (!S_ISREG(st.st_mode))
 		error_set(err, "%s: not a regular file", path);
-	} else if (st.st_size == 0) {
+	else {
+		*size = (size_t)st.st_size;
+		return fd;
+	}
+	close(fd);
+	return -1;
+}
+
+struct safetensors *tensor_file_map(const char *path, struct error *err)
+{
+	struct safetensors *f = NULL;
+	size_t size;
+	int fd = tensor_file_open(path, &size, err);
+	if (fd < 0)
+		return NULL;
+	if (size == 0) {
 		error_set(err, "%s: the file is empty", path);
 	} else {
-		void *bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+		void *bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
 		if (bytes == MAP_FAILED)
 			error_set(err, "%s: cannot map the file: %s", path, strerror(errno));
-		else if (!(f = tensor_file_borrow(bytes, (size_t)st.st_size, path, err)))
-			munmap(bytes, (size_t)st.st_size);
+		else if (!(f = tensor_file_borrow(bytes, size, path, err)))
+			munmap(bytes, size);
 		else
 			f->mapped = true;
 	}

@@ -16,6 +16,8 @@ struct safetensors {
 	size_t n_slots; /* power of two, more than twice count */
 };
 
+/* Open a regular file for reading; *size in bytes. -1 and err otherwise: missing, a dangling link, no file. */
+int tensor_file_open(const char *path, size_t *size, struct error *err);
 /* Map a regular file; no tensors yet. */
 struct safetensors *tensor_file_map(const char *path, struct error *err);
 struct safetensors *tensor_file_borrow(const void *bytes, size_t size, const char *name, struct error *err);
