@@ -51,6 +51,22 @@ FS_SRC := engine/protocol.c $(filter-out fs/main.c,$(wildcard fs/*.c))
 TEST_SRC := $(wildcard tests/test_*.c)
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 
+# The CUDA backend is a library of its own, built where there is a compiler for it (12.8 or later). Native code for every
+# generation since Ampere and PTX for what comes after; CUDA_ARCHS=90 is quicker while developing.
+NVCC ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_ARCHS ?= 80 86 89 90 100 120
+CUDA_PTX ?= 80 120
+CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+CUDA_LIB = $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/targets/x86_64-linux/lib))
+CUDA_SRC := $(wildcard kernels/cuda/*.c kernels/cuda/*.cu)
+# What runs on one architecture only: wgmma is sm_90a's.
+CUDA_GENCODE = $(if $(findstring _hopper,$(1)),-gencode arch=compute_90a$(comma)code=sm_90a,\
+	$(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
+	$(foreach a,$(CUDA_PTX),-gencode arch=compute_$(a)$(comma)code=compute_$(a)))
+comma := ,
+CUDA_PLUGIN := $(if $(NVCC),$(BUILD)/trellis-cuda.so)
+CUDA_OBJ := $(patsubst %,$(BUILD)/obj/%.o,$(CUDA_SRC)) $(patsubst %,$(BUILD)/obj/pic/%.o,kernels/backend kernels/scratch kernels/convert)
+
 MODEL_LIB := $(BUILD)/libtrellis.a
 FS_LIB := $(BUILD)/libtrellisfs.a
 OBJ = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -68,7 +84,7 @@ help: ## this list
 deps: ## install the Debian packages that are missing (asks before sudo unless root or CI)
 	@contrib/deps.sh $(DEB_BUILD) $(DEB_TEST)
 
-all: $(PROGRAMS) ## build the programs
+all: $(PROGRAMS) $(CUDA_PLUGIN) ## build the programs
 
 $(BUILD)/obj/fs/%.o: fs/%.c
 	@mkdir -p $(@D)
@@ -92,6 +108,25 @@ $(BUILD)/trellis: $(call OBJ,$(CLI_SRC)) $(MODEL_LIB)
 
 $(BUILD)/trellisfs: $(call OBJ,fs/main.c) $(FS_LIB)
 	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS)
+
+# cublasLt is the only library that must be there at run time; the driver's is found by the runtime, which is linked in.
+$(BUILD)/trellis-cuda.so: $(CUDA_OBJ)
+	$(CC) $(LDFLAGS) -shared -o $@ $^ -L$(CUDA_LIB) -lcublasLt -lcudart_static -lstdc++ -lm -ldl -lrt -Wl,-z,defs
+
+# The compiler's report on registers and memory is kept beside each object: tests/scripts/cuda_resources.sh reads it.
+$(BUILD)/obj/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(NVCC) -O3 -std=c++17 -lineinfo $(call CUDA_GENCODE,$*) -Xptxas -v -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
+		-MMD -MP -c -o $@ $< 2>$@.log || { cat $@.log >&2; exit 1; }
+	@grep -E 'warning|error' $@.log >&2 || true
+
+$(BUILD)/obj/%.c.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -fPIC -fvisibility=hidden -I$(CUDA_HOME)/include -MMD -MP -c -o $@ $<
+
+$(BUILD)/obj/pic/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
 
 # tests/test_fs_*.c are tests of the daemon's parts, the others of the model's.
 $(BUILD)/tests/test_fs_%: $(BUILD)/obj/tests/test_fs_%.o $(FS_LIB)

@@ -79,7 +79,7 @@ void self_attention_forward(struct run *run, struct tensor x, struct tensor h, c
 	struct tensor gate, int64_t parts, const struct windows *windows, const char *name)
 {
 	struct backend *b = run->b;
-	int64_t c = x.cols, n = x.rows / parts;
+	int64_t c = x.cols;
 	size_t mark = scratch_mark(b);
 	struct tensor qkv = scratch_new(b, x.rows, 3 * c);
 	struct tensor mixed = scratch_new(b, x.rows, c);
@@ -92,9 +92,10 @@ void self_attention_forward(struct run *run, struct tensor x, struct tensor h, c
 		op_rms_norm_heads(b, q, a->q_gamma, a->heads);
 		op_rms_norm_heads(b, k, a->k_gamma, a->heads);
 	}
-	for (int64_t i = 0; i < parts; i++)
-		op_attention(b, tensor_rows(mixed, i * n, n), tensor_rows(q, i * n, n), tensor_rows(k, i * n, n),
-			tensor_rows(v, i * n, n), a->heads, windows);
+	if (windows)
+		op_attention(b, mixed, q, k, v, a->heads, windows);
+	else
+		op_attention_parts(b, mixed, q, k, v, a->heads, parts);
 	linear_into(run, x, mixed, &a->to_out, ACT_NONE, gate, x, name);
 	scratch_release(b, mark);
 }

@@ -30,7 +30,7 @@ struct self_attention {
 void bind_self_attention(
 	struct binder *b, struct self_attention *a, int64_t channels, int heads, bool qk_rms_norm, const char *prefix);
 /* x = x + gate * out(attention(h)).  h is the normalised x; rows attend to the rows of their own of `parts` equal
- * parts. */
+ * parts, or (parts 1) of their window. */
 void self_attention_forward(struct run *run, struct tensor x, struct tensor h, const struct self_attention *a,
 	struct tensor gate, int64_t parts, const struct windows *windows, const char *name);
 

@@ -284,21 +284,43 @@ void op_rms_norm_heads(struct backend *b, struct tensor x, const struct weight *
 	b->ops->rms_norm_heads(b, x, gamma, heads);
 }
 
+static void check_attention(struct tensor y, struct tensor q, struct tensor k, struct tensor v, int heads)
+{
+	assert(is_float(y) && is_float(q) && is_float(k) && is_float(v));
+	assert(same_shape(y, q) && same_shape(k, v) && q.cols == k.cols && k.rows > 0);
+	assert(heads > 0 && q.cols % heads == 0);
+	assert(!overlaps(y, q) && !overlaps(y, k) && !overlaps(y, v));
+}
+
 void op_attention(struct backend *b, struct tensor y, struct tensor q, struct tensor k, struct tensor v, int heads,
 	const struct windows *windows)
 {
 	if (!backend_ok(b) || y.rows == 0)
 		return;
-	assert(is_float(y) && is_float(q) && is_float(k) && is_float(v));
-	assert(same_shape(y, q) && same_shape(k, v) && q.cols == k.cols && k.rows > 0);
-	assert(heads > 0 && q.cols % heads == 0);
-	assert(!overlaps(y, q) && !overlaps(y, k) && !overlaps(y, v));
+	check_attention(y, q, k, v, heads);
 	if (windows) {
 		assert(q.rows == k.rows && windows->count > 0 && windows->longest > 0);
 		assert(is_index(windows->order, q.rows, 1) && windows->order.stride == 1);
 		assert(is_index(windows->offset, windows->count + 1, 1) && windows->offset.stride == 1);
 	}
 	b->ops->attention(b, y, q, k, v, heads, windows);
+}
+
+void op_attention_parts(
+	struct backend *b, struct tensor y, struct tensor q, struct tensor k, struct tensor v, int heads, int64_t parts)
+{
+	assert(parts > 0 && q.rows % parts == 0 && k.rows % parts == 0);
+	int64_t n = q.rows / parts, m = k.rows / parts;
+	if (!b->ops->attention_parts || parts == 1) {
+		for (int64_t i = 0; i < parts; i++)
+			op_attention(b, tensor_rows(y, i * n, n), tensor_rows(q, i * n, n), tensor_rows(k, i * m, m),
+				tensor_rows(v, i * m, m), heads, NULL);
+		return;
+	}
+	if (!backend_ok(b) || y.rows == 0)
+		return;
+	check_attention(y, q, k, v, heads);
+	b->ops->attention_parts(b, y, q, k, v, heads, parts);
 }
 
 void op_activate(struct backend *b, struct tensor y, struct tensor x, enum activation act)

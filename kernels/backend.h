@@ -11,48 +11,23 @@
 #define TRELLIS_BACKEND_H
 
 #include "error.h"
+#include "tensor.h"
 
 #include <stdatomic.h>
-#include <stddef.h>
-#include <stdint.h>
-
-enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_I32 };
 
 size_t dtype_size(enum dtype dtype);
 const char *dtype_name(enum dtype dtype);
-
-/* A two-dimensional view of device memory: element (r, c) lies at data[r * stride + c]. Columns are contiguous.
- * Volumes are stored channels last: a row is a voxel, (x * R + y) * R + z. Views do not own. data is NULL in the
- * view "none" (TENSOR_NONE) and after a failed allocation (the backend is then in error). */
-struct tensor {
-	void *data;
-	enum dtype dtype;
-	int64_t rows, cols, stride;
-};
-
-#define TENSOR_NONE ((struct tensor){0})
 
 /* Columns [first, first + cols) of x. */
 struct tensor tensor_columns(struct tensor x, int64_t first, int64_t cols);
 /* Rows [first, first + rows) of x. */
 struct tensor tensor_rows(struct tensor x, int64_t first, int64_t rows);
 
-/* How a parameter is used, which decides how a backend stores it. Shapes are those of the checkpoint. */
-enum weight_kind {
-	WEIGHT_VECTOR,	   /* any shape, read as one row; always kept in f32 */
-	WEIGHT_LINEAR,	   /* [out, in] */
-	WEIGHT_CONV3,	   /* dense 3x3x3 convolution: [out, in, x, y, z] */
-	WEIGHT_SPARSE3,	   /* submanifold 3x3x3 convolution: [out, x, y, z, in] */
-	WEIGHT_SPARSE3_UP, /* the same, used by op_sparse_conv_up: merged into eight 2x2x2 kernels */
-};
-
 /* A parameter on the device. A backend's own struct starts with this one. */
 struct weight {
 	enum weight_kind kind;
 	int64_t out, in; /* vector: out numbers, in = 1 */
 };
-
-enum activation { ACT_NONE, ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF };
 
 /* What follows a matrix product: y = residual + gate * act(product + bias). */
 struct epilogue {
@@ -124,6 +99,9 @@ struct backend_ops {
 	void (*rms_norm_heads)(struct backend *b, struct tensor x, const struct weight *gamma, int heads);
 	void (*attention)(struct backend *b, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
 		int heads, const struct windows *windows);
+	/* NULL: part after part. */
+	void (*attention_parts)(struct backend *b, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
+		int heads, int64_t parts);
 
 	void (*activate)(struct backend *b, struct tensor y, struct tensor x, enum activation act);
 	void (*add)(struct backend *b, struct tensor y, struct tensor a, struct tensor x);
@@ -223,6 +201,10 @@ void op_rms_norm_heads(struct backend *b, struct tensor x, const struct weight *
  * Blocked: no n x m matrix is ever stored. */
 void op_attention(struct backend *b, struct tensor y, struct tensor q, struct tensor k, struct tensor v, int heads,
 	const struct windows *windows);
+
+/* The same over `parts` equal parts of the rows, each of which sees its own rows only. */
+void op_attention_parts(struct backend *b, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
+	int heads, int64_t parts);
 
 /* y = act(x). y may be x. */
 void op_activate(struct backend *b, struct tensor y, struct tensor x, enum activation act);
