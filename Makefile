@@ -126,7 +126,7 @@ $(BUILD)/obj/%.c.o: %.c
 
 $(BUILD)/obj/pic/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
+	$(CC) $(CFLAGS) $(MODEL_CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
 
 # tests/test_fs_*.c are tests of the daemon's parts, the others of the model's.
 $(BUILD)/tests/test_fs_%: $(BUILD)/obj/tests/test_fs_%.o $(FS_LIB)

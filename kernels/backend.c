@@ -65,15 +65,29 @@ bool backend_ok(struct backend *b)
 	return !b->failed;
 }
 
-void backend_fail(struct backend *b, const char *format, ...)
+static void fail(struct backend *b, enum fault fault, const char *format, va_list args)
 {
 	if (b->failed)
 		return;
+	vsnprintf(b->error.text, sizeof b->error.text, format, args);
+	b->fault = fault;
+	b->failed = true;
+}
+
+void backend_fail(struct backend *b, const char *format, ...)
+{
 	va_list args;
 	va_start(args, format);
-	vsnprintf(b->error.text, sizeof b->error.text, format, args);
+	fail(b, FAULT_OP, format, args);
 	va_end(args);
-	b->failed = true;
+}
+
+void backend_fail_as(struct backend *b, enum fault fault, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	fail(b, fault, format, args);
+	va_end(args);
 }
 
 bool backend_finish(struct backend *b, struct error *err)

@@ -6,7 +6,7 @@
  * backend_ok() tells once a stage. Cancellation latches the same way. A forward pass therefore has no error branches.
  * Shapes are checked by the engine when weights are loaded; here they are preconditions and asserted.
  *
- * One thread drives a backend at a time; only *cancel may be written by another. */
+ * One thread drives a backend at a time, not always the same one; only *cancel may be written by another. */
 #ifndef TRELLIS_BACKEND_H
 #define TRELLIS_BACKEND_H
 
@@ -116,12 +116,21 @@ struct backend_ops {
 
 struct scratch_chunk;
 
+/* What a failure means for what comes next. */
+enum fault {
+	FAULT_NONE,
+	FAULT_OP,     /* this op on these inputs: asking again gives the same */
+	FAULT_MEMORY, /* no device memory: worth another try once some was given back */
+	FAULT_DEVICE, /* the device or its context is lost: only another process can use it again */
+};
+
 /* Base of every backend. */
 struct backend {
 	const struct backend_ops *ops;
 	enum dtype act;	    /* dtype of activations */
 	struct error error; /* meaningful once failed */
 	bool failed;
+	enum fault fault;		   /* of the last failure; backend_finish leaves it */
 	const atomic_bool *cancel;	   /* borrowed, may be NULL */
 	bool cancelled;			   /* the failure was a cancellation */
 	struct scratch_chunk *scratch;	   /* see scratch.c */
@@ -139,8 +148,10 @@ void backend_destroy(struct backend *b);
 
 /* False once an op failed or the job was cancelled. */
 bool backend_ok(struct backend *b);
-/* Latch the first failure. */
+/* Latch the first failure: FAULT_OP, or of another kind. */
 __attribute__((format(printf, 2, 3))) void backend_fail(struct backend *b, const char *format, ...);
+__attribute__((format(printf, 3, 4))) void backend_fail_as(
+	struct backend *b, enum fault fault, const char *format, ...);
 /* Report and clear what latched: true if all went well, else false with the error passed on to err. */
 bool backend_finish(struct backend *b, struct error *err);
 

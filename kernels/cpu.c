@@ -23,7 +23,7 @@ static void *cpu_alloc(struct backend *b, size_t bytes)
 	size_t alignment = bytes >= 2 * huge ? huge : 64;
 	void *p = aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
 	if (!p)
-		backend_fail(b, "out of memory: %zu bytes wanted", bytes);
+		backend_fail_as(b, FAULT_MEMORY, "out of memory: %zu bytes wanted", bytes);
 	else if (alignment == huge)
 		madvise(p, bytes, MADV_HUGEPAGE); /* fewer TLB misses where the system grants it */
 	return p;
@@ -80,7 +80,7 @@ static struct weight *cpu_weight_create(
 	struct cpu_weight *w = calloc(1, sizeof *w);
 	float *plain = aligned_alloc(64, ((size_t)n * sizeof *plain + 63) / 64 * 64);
 	if (!w || !plain) {
-		backend_fail(b, "out of memory: weight of %lld numbers", (long long)n);
+		backend_fail_as(b, FAULT_MEMORY, "out of memory: weight of %lld numbers", (long long)n);
 		free(plain);
 		free(w);
 		return NULL;

@@ -1,12 +1,17 @@
 /* plugin.h - a backend in a shared library of its own, loaded when it is wanted: one program serves machines with and
  * without its device. Both sides include this header; the numbers below tell whether they were built from the same one.
- * The library exports trellis_plugin() and nothing else. */
+ * The library exports trellis_plugin() and nothing else. It is never unloaded.
+ *
+ * All calls, those of a backend included, come one at a time, but not always from the same thread: what a runtime keeps
+ * for a thread (CUDA: the current device) the backend sets itself. Any of them may hang: they are made where that can be
+ * survived. Sentences name neither the library nor the device; whoever asks puts that in front. In a backend, failures
+ * are latched with their kind (enum fault), which decides what is tried next. */
 #ifndef TRELLIS_PLUGIN_H
 #define TRELLIS_PLUGIN_H
 
 #include "backend.h"
 
-enum { TRELLIS_PLUGIN_ABI = 1 };
+enum { TRELLIS_PLUGIN_ABI = 2 };
 
 struct plugin_device {
 	char name[96];	       /* "NVIDIA H100 80GB HBM3" */

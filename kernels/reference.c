@@ -54,7 +54,7 @@ static void *reference_alloc(struct backend *b, size_t bytes)
 {
 	void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
 	if (!p)
-		backend_fail(b, "out of memory: %zu bytes wanted", bytes);
+		backend_fail_as(b, FAULT_MEMORY, "out of memory: %zu bytes wanted", bytes);
 	return p;
 }
 
@@ -71,7 +71,7 @@ static struct weight *reference_weight_create(
 	struct reference_weight *w = malloc(sizeof *w);
 	float *data = malloc((size_t)n * sizeof *data);
 	if (!w || !data) {
-		backend_fail(b, "out of memory: weight of %lld numbers", (long long)n);
+		backend_fail_as(b, FAULT_MEMORY, "out of memory: weight of %lld numbers", (long long)n);
 		free(w);
 		free(data);
 		return NULL;
@@ -343,7 +343,7 @@ static void reference_attention(struct backend *b, struct tensor y, struct tenso
 	int64_t d = q.cols / heads;
 	double *score = malloc((size_t)k.rows * sizeof *score);
 	if (!score) {
-		backend_fail(b, "out of memory: attention over %lld keys", (long long)k.rows);
+		backend_fail_as(b, FAULT_MEMORY, "out of memory: attention over %lld keys", (long long)k.rows);
 		return;
 	}
 	for (int64_t first = 0; first < q.cols; first += d) {

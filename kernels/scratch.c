@@ -30,7 +30,7 @@ static bool add_chunk(struct backend *b, struct scratch_chunk **link, size_t bas
 {
 	struct scratch_chunk *chunk = malloc(sizeof *chunk);
 	if (!chunk) {
-		backend_fail(b, "out of memory");
+		backend_fail_as(b, FAULT_MEMORY, "out of memory");
 		return false;
 	}
 	*chunk = (struct scratch_chunk){.base = base, .size = size > chunk_bytes ? size : chunk_bytes};
