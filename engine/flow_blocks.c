@@ -68,8 +68,8 @@ void flow_trunk_bind(struct run *run, struct binder *b, struct flow_trunk *f)
 {
 	const struct model_config *c = f->config;
 
-	f->t_in = bind_linear(b, WEIGHT_LINEAR, c->model_channels, 256, "t_embedder.mlp.0");
-	f->t_out = bind_linear(b, WEIGHT_LINEAR, c->model_channels, c->model_channels, "t_embedder.mlp.2");
+	f->t_in = bind_linear(b, WEIGHT_LINEAR_F32, c->model_channels, 256, "t_embedder.mlp.0");
+	f->t_out = bind_linear(b, WEIGHT_LINEAR_F32, c->model_channels, c->model_channels, "t_embedder.mlp.2");
 	f->blocks = calloc((size_t)c->num_blocks + 1, sizeof *f->blocks);
 	if (!f->blocks) {
 		backend_fail(run->b, "out of memory");

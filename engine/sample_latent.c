@@ -100,7 +100,7 @@ struct latent_flow *latent_flow_create(struct run *run, const struct checkpoint 
 			config->num_io_res_blocks);
 		goto fail;
 	}
-	f->input_layer = bind_linear(&b, WEIGHT_LINEAR, io, config->in_channels, "input_layer");
+	f->input_layer = bind_linear(&b, WEIGHT_LINEAR_F32, io, config->in_channels, "input_layer");
 	for (int i = 0; i < f->n_in; i++)
 		bind_res_block(&b, &f->in_blocks[i]);
 	for (int i = 0; i < f->n_out; i++)

@@ -29,7 +29,7 @@ struct structure_flow *structure_flow_create(struct run *run, const struct check
 	struct binder b = binder_begin(&f->set, run->b, c, err);
 	f->trunk = (struct flow_trunk){.checkpoint = c, .config = config};
 	f->input_layer =
-		bind_linear(&b, WEIGHT_LINEAR, config->model_channels, config->in_channels * p3, "input_layer");
+		bind_linear(&b, WEIGHT_LINEAR_F32, config->model_channels, config->in_channels * p3, "input_layer");
 	f->pos_emb = bind_tensor(&b, side * side * side, config->model_channels, "pos_emb");
 	f->out_layer = bind_linear(&b, WEIGHT_LINEAR, config->out_channels * p3, config->model_channels, "out_layer");
 	flow_trunk_bind(run, &b, &f->trunk);

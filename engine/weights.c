@@ -224,7 +224,7 @@ struct linear bind_linear(struct binder *b, enum weight_kind kind, int64_t out, 
 struct linear bind_patches(struct binder *b, int64_t out, int64_t channels, int64_t size, const char *name)
 {
 	return bind_pair(
-		b, WEIGHT_LINEAR, out, channels * size * size, name, 4, (int64_t[]){out, channels, size, size});
+		b, WEIGHT_LINEAR_F32, out, channels * size * size, name, 4, (int64_t[]){out, channels, size, size});
 }
 
 struct linear bind_norm(struct binder *b, int64_t c, const char *format, ...)

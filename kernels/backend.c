@@ -103,13 +103,15 @@ bool backend_finish(struct backend *b, struct error *err)
 
 int64_t weight_count(enum weight_kind kind, int64_t out, int64_t in)
 {
-	return out * in * (kind == WEIGHT_VECTOR || kind == WEIGHT_LINEAR ? 1 : 27);
+	return out * in * (kind == WEIGHT_VECTOR || kind == WEIGHT_LINEAR || kind == WEIGHT_LINEAR_F32 ? 1 : 27);
 }
 
 struct weight *weight_create(
 	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host)
 {
 	assert(out > 0 && in > 0 && host && dtype != DTYPE_I32 && (kind != WEIGHT_VECTOR || in == 1));
+	if (kind == WEIGHT_LINEAR_F32 && b->act == DTYPE_F32)
+		kind = WEIGHT_LINEAR; /* all are */
 	return backend_ok(b) ? b->ops->weight_create(b, kind, out, in, dtype, host) : NULL;
 }
 
@@ -222,7 +224,7 @@ void op_linear(struct backend *b, struct tensor y, struct tensor x, const struct
 {
 	if (!backend_ok(b) || y.rows == 0)
 		return;
-	check_product(y, x, w, WEIGHT_LINEAR, e);
+	check_product(y, x, w, w->kind == WEIGHT_LINEAR_F32 ? WEIGHT_LINEAR_F32 : WEIGHT_LINEAR, e);
 	assert(y.rows == x.rows);
 	b->ops->linear(b, y, x, w, e ? e : &no_epilogue);
 }

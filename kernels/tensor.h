@@ -22,6 +22,7 @@ struct tensor {
 enum weight_kind {
 	WEIGHT_VECTOR,	   /* any shape, read as one row; always kept in f32 */
 	WEIGHT_LINEAR,	   /* [out, in] */
+	WEIGHT_LINEAR_F32, /* the same, kept and computed in f32: the small layers at a network's edges */
 	WEIGHT_CONV3,	   /* dense 3x3x3 convolution: [out, in, x, y, z] */
 	WEIGHT_SPARSE3,	   /* submanifold 3x3x3 convolution: [out, x, y, z, in] */
 	WEIGHT_SPARSE3_UP, /* the same, used by op_sparse_conv_up: merged into eight 2x2x2 kernels */

@@ -39,15 +39,17 @@ struct fused_norm {
 };
 
 /* rows.cu */
+/* A kernel that does nothing: whether there is code for this device. */
+cudaError_t launch_probe(const struct launch *l);
 cudaError_t launch_finish(const struct launch *l, struct tensor y, struct tensor sums, const struct fused *f);
 cudaError_t launch_activate(const struct launch *l, struct tensor y, struct tensor x, enum activation act);
 cudaError_t launch_add(const struct launch *l, struct tensor y, struct tensor a, struct tensor x);
 cudaError_t launch_combine(
 	const struct launch *l, struct tensor y, float p, struct tensor a, float q, struct tensor x);
 cudaError_t launch_gather_rows(const struct launch *l, struct tensor y, struct tensor x, struct tensor index);
-/* ends I32 [y.rows]: room for the launcher. */
+/* room: I32 [y.rows + x.rows]. Children are summed in the order of their rows, whatever order threads run in. */
 cudaError_t launch_downsample(
-	const struct launch *l, struct tensor y, struct tensor x, struct tensor index, struct tensor sums);
+	const struct launch *l, struct tensor y, struct tensor x, struct tensor index, int32_t *room);
 cudaError_t launch_pixel_shuffle(const struct launch *l, struct tensor y, struct tensor x, int64_t resolution);
 
 /* norm.cu */

@@ -1,0 +1,291 @@
+/* norm.cu - layer, group and per-head RMS normalisation. Bound by memory: a row is read once and kept in registers.
+ * Statistics are f32, of the group norm's whole tensor f64; every sum has one order, so results repeat bit for bit. */
+#include "vector.cuh"
+
+enum { WARPS = 8 }; /* of a block; one row a warp */
+
+static unsigned row_blocks(int64_t rows)
+{
+	return (unsigned)((rows + WARPS - 1) / WARPS);
+}
+
+/* v = act((v * weight + bias) * (1 + scale) + shift) for the V columns from c */
+template <int V> __device__ __forceinline__ void affine(float (&v)[V], const struct fused_norm &n, int c)
+{
+	float a[V], b[V];
+	if (n.weight) {
+		load<V>(a, n.weight + c);
+		load<V>(b, n.bias + c);
+		for (int i = 0; i < V; i++)
+			v[i] = fmaf(v[i], a[i], b[i]);
+	}
+	if (n.scale) {
+		load<V>(a, n.scale + c);
+		load<V>(b, n.shift + c);
+		for (int i = 0; i < V; i++)
+			v[i] = fmaf(v[i], 1 + a[i], b[i]);
+	}
+	if (n.act != ACT_NONE)
+		for (int i = 0; i < V; i++)
+			v[i] = activated(v[i], n.act);
+}
+
+/* ---- layer norm ---- */
+
+/* y[r,:] = affine((x[r,:] - mean) / sqrt(var + eps))
+ *   x, y [rows, cols], may alias; G: groups of 8 columns a lane keeps, cols <= 256 G
+ *   launch: a warp a row;  cost: reads x once, writes y once */
+template <int G>
+__global__ void __launch_bounds__(32 * WARPS) layer_norm_kernel(view y, view x, int64_t rows, int cols, fused_norm n)
+{
+	int64_t r = blockIdx.x * (int64_t)WARPS + threadIdx.x / 32;
+	int lane = threadIdx.x % 32;
+	float v[G][8], sum = 0, squares = 0;
+	if (r >= rows)
+		return;
+#pragma unroll
+	for (int g = 0; g < G; g++) {
+		int c = (g * 32 + lane) * 8;
+		if (c < cols) {
+			load<8>(v[g], x.at(r, c), x.dtype);
+			for (int i = 0; i < 8; i++)
+				sum += v[g][i];
+		}
+	}
+	float mean = warp_sum(sum) / (float)cols;
+#pragma unroll
+	for (int g = 0; g < G; g++)
+		if ((g * 32 + lane) * 8 < cols)
+			for (int i = 0; i < 8; i++) {
+				v[g][i] -= mean;
+				squares = fmaf(v[g][i], v[g][i], squares);
+			}
+	float scale = 1 / sqrtf(warp_sum(squares) / (float)cols + n.eps);
+#pragma unroll
+	for (int g = 0; g < G; g++) {
+		int c = (g * 32 + lane) * 8;
+		if (c < cols) {
+			for (int i = 0; i < 8; i++)
+				v[g][i] *= scale;
+			affine<8>(v[g], n, c);
+			store<8>(y.at(r, c), y.dtype, v[g]);
+		}
+	}
+}
+
+/* The same for any shape: a warp a row, which is read three times. */
+__global__ void __launch_bounds__(32 * WARPS) layer_norm_any(view y, view x, int64_t rows, int cols, fused_norm n)
+{
+	int64_t r = blockIdx.x * (int64_t)WARPS + threadIdx.x / 32;
+	int lane = threadIdx.x % 32;
+	float v[1], sum = 0, squares = 0;
+	if (r >= rows)
+		return;
+	for (int c = lane; c < cols; c += 32) {
+		load<1>(v, x.at(r, c), x.dtype);
+		sum += v[0];
+	}
+	float mean = warp_sum(sum) / (float)cols;
+	for (int c = lane; c < cols; c += 32) {
+		load<1>(v, x.at(r, c), x.dtype);
+		squares = fmaf(v[0] - mean, v[0] - mean, squares);
+	}
+	float scale = 1 / sqrtf(warp_sum(squares) / (float)cols + n.eps);
+	for (int c = lane; c < cols; c += 32) {
+		load<1>(v, x.at(r, c), x.dtype);
+		v[0] = (v[0] - mean) * scale;
+		affine<1>(v, n, c);
+		store<1>(y.at(r, c), y.dtype, v);
+	}
+}
+
+static bool is_wide(const struct fused_norm *n)
+{
+	return is_wide(n->weight) && is_wide(n->bias) && is_wide(n->scale) && is_wide(n->shift);
+}
+
+cudaError_t launch_layer_norm(const struct launch *l, struct tensor y, struct tensor x, const struct fused_norm *n)
+{
+	auto *kernel = layer_norm_any;
+	if (is_wide(y) && is_wide(x) && is_wide(n)) {
+		if (x.cols <= 256)
+			kernel = layer_norm_kernel<1>;
+		else if (x.cols <= 512)
+			kernel = layer_norm_kernel<2>;
+		else if (x.cols <= 1024)
+			kernel = layer_norm_kernel<4>;
+		else if (x.cols <= 2048)
+			kernel = layer_norm_kernel<8>;
+	}
+	kernel<<<row_blocks(x.rows), 32 * WARPS, 0, l->stream>>>(view_of(y), view_of(x), x.rows, (int)x.cols, *n);
+	return cudaGetLastError();
+}
+
+/* ---- RMS norm of q and k, head by head ---- */
+
+/* x[r, h, :] *= gamma[h, :] * sqrt(d) / max(|x[r, h, :]|, 1e-12), in place
+ *   a group of d / 8 lanes a head; d a power of two from 8 to 256 */
+__global__ void __launch_bounds__(256) rms_norm_kernel(view x, int64_t rows, int cols, int d, const float *gamma)
+{
+	uint32_t per = (uint32_t)cols / 8, n = (uint32_t)rows * per, i = blockIdx.x * 256u + threadIdx.x;
+	uint32_t r = i / per, c = (i - r * per) * 8;
+	float v[8] = {}, g[8], squares = 0;
+	if (i < n) {
+		load<8>(v, x.at(r, c), x.dtype);
+		load<8>(g, gamma + c);
+	}
+	for (int k = 0; k < 8; k++)
+		squares = fmaf(v[k], v[k], squares);
+	for (int lanes = d / 16; lanes > 0; lanes /= 2)
+		squares += __shfl_xor_sync(0xffffffffu, squares, lanes);
+	float scale = sqrtf((float)d) / fmaxf(sqrtf(squares), 1e-12f);
+	for (int k = 0; k < 8; k++)
+		v[k] *= scale * g[k];
+	if (i < n)
+		store<8>(x.at(r, c), x.dtype, v);
+}
+
+/* The same for any head size: a warp a head. */
+__global__ void __launch_bounds__(256) rms_norm_any(view x, int64_t rows, int heads, int d, const float *gamma)
+{
+	int64_t i = blockIdx.x * 8ll + threadIdx.x / 32;
+	int64_t r = i / heads, first = i % heads * d;
+	float v[1], squares = 0;
+	if (r >= rows)
+		return;
+	for (int c = threadIdx.x % 32; c < d; c += 32) {
+		load<1>(v, x.at(r, first + c), x.dtype);
+		squares = fmaf(v[0], v[0], squares);
+	}
+	float scale = sqrtf((float)d) / fmaxf(sqrtf(warp_sum(squares)), 1e-12f);
+	for (int c = threadIdx.x % 32; c < d; c += 32) {
+		load<1>(v, x.at(r, first + c), x.dtype);
+		v[0] *= scale * gamma[first + c];
+		store<1>(x.at(r, first + c), x.dtype, v);
+	}
+}
+
+cudaError_t launch_rms_norm_heads(const struct launch *l, struct tensor x, const float *gamma, int heads)
+{
+	int d = (int)(x.cols / heads);
+	if (is_wide(x) && is_wide(gamma) && d >= 8 && d <= 256 && (d & (d - 1)) == 0)
+		rms_norm_kernel<<<(unsigned)((x.rows * (x.cols / 8) + 255) / 256), 256, 0, l->stream>>>(
+			view_of(x), x.rows, (int)x.cols, d, gamma);
+	else
+		rms_norm_any<<<(unsigned)((x.rows * heads + 7) / 8), 256, 0, l->stream>>>(
+			view_of(x), x.rows, heads, d, gamma);
+	return cudaGetLastError();
+}
+
+/* ---- group norm over all rows ---- */
+
+/* Rows are cut into parts; a block takes the statistics of one part and group in two passes (mean, then squares about
+ * it), a second kernel merges the parts in order. */
+enum { MAX_PARTS = 512, LEAST_ROWS = 64 };
+
+static int64_t part_rows(int64_t rows)
+{
+	int64_t each = (rows + MAX_PARTS - 1) / MAX_PARTS;
+	return each < LEAST_ROWS ? LEAST_ROWS : each;
+}
+
+__device__ float block_sum(float x, float *shared)
+{
+	x = warp_sum(x);
+	__syncthreads();
+	if (threadIdx.x % 32 == 0)
+		shared[threadIdx.x / 32] = x;
+	__syncthreads();
+	x = 0;
+	for (int i = 0; i < 8; i++)
+		x += shared[i];
+	return x;
+}
+
+/* partial[group][part] = {mean, sum of squares about it} */
+__global__ void __launch_bounds__(256)
+	group_statistics_kernel(view x, int64_t rows, int64_t each, int width, int parts, float2 *partial)
+{
+	__shared__ float shared[8];
+	int64_t first = blockIdx.x * each, end = first + each < rows ? first + each : rows;
+	int column = blockIdx.y * width;
+	int count = (int)(end - first) * width;
+	float v[1], sum = 0;
+	for (int i = threadIdx.x; i < count; i += 256) {
+		load<1>(v, x.at(first + i / width, column + i % width), x.dtype);
+		sum += v[0];
+	}
+	float mean = block_sum(sum, shared) / (float)count;
+	sum = 0;
+	for (int i = threadIdx.x; i < count; i += 256) {
+		load<1>(v, x.at(first + i / width, column + i % width), x.dtype);
+		sum = fmaf(v[0] - mean, v[0] - mean, sum);
+	}
+	sum = block_sum(sum, shared);
+	if (threadIdx.x == 0)
+		partial[blockIdx.y * parts + blockIdx.x] = make_float2(mean, sum);
+}
+
+/* One warp a group: statistics[group] = {mean, 1 / sqrt(var + eps)}; lanes are merged in a fixed order. */
+__global__ void group_merge_kernel(
+	float2 *statistics, const float2 *partial, int64_t rows, int64_t each, int width, int parts, float eps)
+{
+	double sum = 0, squares = 0, total = (double)rows * width;
+	partial += (int64_t)blockIdx.x * parts;
+	for (int i = threadIdx.x; i < parts; i += 32) {
+		int64_t n = (i + 1) * each < rows ? each : rows - i * each;
+		sum += (double)partial[i].x * (double)(n * width);
+	}
+	for (int i = 16; i > 0; i /= 2)
+		sum += __shfl_xor_sync(0xffffffffu, sum, i);
+	double mean = sum / total;
+	for (int i = threadIdx.x; i < parts; i += 32) {
+		int64_t n = (i + 1) * each < rows ? each : rows - i * each;
+		double off = (double)partial[i].x - mean;
+		squares += (double)partial[i].y + off * off * (double)(n * width);
+	}
+	for (int i = 16; i > 0; i /= 2)
+		squares += __shfl_xor_sync(0xffffffffu, squares, i);
+	if (threadIdx.x == 0)
+		statistics[blockIdx.x] = make_float2((float)mean, (float)(1 / sqrt(squares / total + (double)eps)));
+}
+
+template <int V>
+__global__ void __launch_bounds__(256)
+	group_apply_kernel(view y, view x, int64_t rows, int cols, int width, const float2 *statistics, fused_norm n)
+{
+	FOR_EACH_GROUP(V, rows, cols, r, c)
+	{
+		float v[V];
+		load<V>(v, x.at(r, c), x.dtype);
+		for (int i = 0; i < V; i++) {
+			float2 s = statistics[(c + i) / width];
+			v[i] = (v[i] - s.x) * s.y;
+		}
+		affine<V>(v, n, (int)c);
+		store<V>(y.at(r, c), y.dtype, v);
+	}
+}
+
+int64_t launch_group_norm_room(struct tensor x, int groups)
+{
+	int64_t each = part_rows(x.rows), parts = (x.rows + each - 1) / each;
+	return 2 * groups * (parts + 1);
+}
+
+cudaError_t launch_group_norm(const struct launch *l, struct tensor y, struct tensor x, int groups,
+	const struct fused_norm *n, float *room)
+{
+	int64_t each = part_rows(x.rows);
+	int parts = (int)((x.rows + each - 1) / each), width = (int)(x.cols / groups);
+	float2 *statistics = (float2 *)room, *partial = statistics + groups;
+	group_statistics_kernel<<<dim3((unsigned)parts, (unsigned)groups), 256, 0, l->stream>>>(
+		view_of(x), x.rows, each, width, parts, partial);
+	group_merge_kernel<<<(unsigned)groups, 32, 0, l->stream>>>(
+		statistics, partial, x.rows, each, width, parts, n->eps);
+	bool wide = is_wide(y) && is_wide(x) && is_wide(n);
+	auto *kernel = wide ? group_apply_kernel<8> : group_apply_kernel<1>;
+	unsigned blocks = wide ? group_blocks<8>(l, x.rows, x.cols) : group_blocks<1>(l, x.rows, x.cols);
+	kernel<<<blocks, 256, 0, l->stream>>>(view_of(y), view_of(x), x.rows, (int)x.cols, width, statistics, *n);
+	return cudaGetLastError();
+}
