@@ -64,7 +64,7 @@ CUDA_GENCODE = $(if $(findstring _hopper,$(1)),-gencode arch=compute_90a$(comma)
 	$(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
 	$(foreach a,$(CUDA_PTX),-gencode arch=compute_$(a)$(comma)code=compute_$(a)))
 comma := ,
-CUDA_PLUGIN := $(if $(NVCC),$(BUILD)/trellis-cuda.so)
+CUDA_PLUGIN := $(if $(and $(NVCC),$(wildcard kernels/cuda/extract.cu),$(wildcard kernels/cuda/sparse.cu)),$(BUILD)/trellis-cuda.so)
 CUDA_OBJ := $(patsubst %,$(BUILD)/obj/%.o,$(CUDA_SRC)) $(patsubst %,$(BUILD)/obj/pic/%.o,kernels/backend kernels/scratch kernels/convert)
 
 MODEL_LIB := $(BUILD)/libtrellis.a
@@ -111,7 +111,7 @@ $(BUILD)/trellisfs: $(call OBJ,fs/main.c) $(FS_LIB)
 
 # cublasLt is the only library that must be there at run time; the driver's is found by the runtime, which is linked in.
 $(BUILD)/trellis-cuda.so: $(CUDA_OBJ)
-	$(CC) $(LDFLAGS) -shared -o $@ $^ -L$(CUDA_LIB) -lcublasLt -lcudart_static -lstdc++ -lm -ldl -lrt -Wl,-z,defs
+	$(CC) $(LDFLAGS) -shared -fopenmp -o $@ $^ -L$(CUDA_LIB) -lcublasLt -lcudart_static -lstdc++ -lm -ldl -lrt -Wl,-z,defs
 
 # The compiler's report on registers and memory is kept beside each object: tests/scripts/cuda_resources.sh reads it.
 $(BUILD)/obj/%.cu.o: %.cu
@@ -122,7 +122,7 @@ $(BUILD)/obj/%.cu.o: %.cu
 
 $(BUILD)/obj/%.c.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -fPIC -fvisibility=hidden -I$(CUDA_HOME)/include -MMD -MP -c -o $@ $<
+	$(CC) $(CFLAGS) -fPIC -fvisibility=hidden -fopenmp -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
 
 $(BUILD)/obj/pic/%.o: %.c
 	@mkdir -p $(@D)

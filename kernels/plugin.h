@@ -32,6 +32,7 @@ struct trellis_plugin {
 };
 
 typedef const struct trellis_plugin *(*trellis_plugin_fn)(void);
+const struct trellis_plugin *trellis_plugin(void);
 #define TRELLIS_PLUGIN_SYMBOL "trellis_plugin"
 
 #endif

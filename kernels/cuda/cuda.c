@@ -6,12 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum fault cuda_fault(cudaError_t e)
+{
+	cudaGetLastError(); /* what can be cleared is cleared */
+	if (e == cudaErrorMemoryAllocation)
+		return FAULT_MEMORY;
+	/* After a fault that is the context's every call fails, this one too, which has nothing to do. */
+	return cudaFree(NULL) == cudaSuccess ? FAULT_OP : FAULT_DEVICE;
+}
+
 bool cuda_check(struct backend *b, cudaError_t e, const char *what)
 {
 	if (e == cudaSuccess)
 		return true;
-	backend_fail(b, "%s: %s: %s (%s)", cuda_of(b)->name, what, cudaGetErrorString(e), cudaGetErrorName(e));
-	cudaGetLastError(); /* what can be cleared is cleared */
+	backend_fail_as(b, cuda_fault(e), "%s: %s (%s)", what, cudaGetErrorString(e), cudaGetErrorName(e));
 	return false;
 }
 
@@ -34,7 +42,7 @@ void *cuda_alloc(struct backend *b, size_t bytes)
 		size_t free = 0, total = 0;
 		cudaGetLastError();
 		cudaMemGetInfo(&free, &total);
-		backend_fail(b, "out of memory on %s: %zu MB wanted, %zu of %zu MB free", c->name, bytes >> 20,
+		backend_fail_as(b, FAULT_MEMORY, "out of memory: %zu MB wanted, %zu of %zu MB free", bytes >> 20,
 			free >> 20, total >> 20);
 		return NULL;
 	}
@@ -93,8 +101,8 @@ void cuda_upload_bytes(struct backend *b, void *device, const void *host, size_t
 			return;
 		copy_parallel(pinned, (const char *)host + done, n);
 		cuda_check(b,
-			cudaMemcpyAsync((char *)device + done, pinned, n, cudaMemcpyHostToDevice,
-				cuda_of(b)->launch.stream),
+			cudaMemcpyAsync(
+				(char *)device + done, pinned, n, cudaMemcpyHostToDevice, cuda_of(b)->launch.stream),
 			"uploading");
 		cuda_check(b, cudaEventRecord(slot->free, cuda_of(b)->launch.stream), "uploading");
 		done += n;
@@ -120,7 +128,8 @@ void cuda_download_bytes(struct backend *b, void *host, const void *device, size
 			if (!pinned)
 				return;
 			cuda_check(b,
-				cudaMemcpyAsync(pinned, (const char *)device + asked, n, cudaMemcpyDeviceToHost, stream),
+				cudaMemcpyAsync(
+					pinned, (const char *)device + asked, n, cudaMemcpyDeviceToHost, stream),
 				"downloading");
 			cuda_check(b, cudaEventRecord(flying[i].slot->free, stream), "downloading");
 			flying[i].first = asked;
@@ -262,8 +271,8 @@ static void cuda_attention(struct backend *b, struct tensor y, struct tensor q, 
 	attend(b, y, q, k, v, heads, 1, windows);
 }
 
-static void cuda_attention_parts(struct backend *b, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
-	int heads, int64_t parts)
+static void cuda_attention_parts(
+	struct backend *b, struct tensor y, struct tensor q, struct tensor k, struct tensor v, int heads, int64_t parts)
 {
 	attend(b, y, q, k, v, heads, parts, NULL);
 }
@@ -323,7 +332,6 @@ static void cuda_neighbours_up(struct backend *b, struct tensor table, struct te
 static void cuda_destroy(struct backend *b)
 {
 	struct cuda *c = cuda_of(b);
-	cudaSetDevice(c->ordinal);
 	scratch_finish(b);
 	cuda_product_finish(c);
 	cuda_free(b, c->workspace);

@@ -39,7 +39,6 @@ struct plan {
 struct cuda {
 	struct backend base;
 	int ordinal;
-	char name[96];
 	struct launch launch;
 	cublasLtHandle_t blas;
 	void *workspace;
@@ -56,9 +55,14 @@ struct cuda_weight {
 	void *half; /* vector: the same in the activations' dtype, unless that is f32 */
 };
 
+/* Every entry of the vtable comes through here, from whichever thread: the runtime's current device is a thread's. */
 static inline struct cuda *cuda_of(struct backend *b)
 {
-	return (struct cuda *)b;
+	static __thread int current = -1;
+	struct cuda *c = (struct cuda *)b;
+	if (current != c->ordinal && cudaSetDevice(c->ordinal) == cudaSuccess)
+		current = c->ordinal;
+	return c;
 }
 
 static inline const struct launch *cuda_launch(struct backend *b)
@@ -72,7 +76,9 @@ static inline const float *cuda_vector(const struct weight *w)
 	return w ? ((const struct cuda_weight *)w)->data : NULL;
 }
 
-/* True if e is success; else latches "what: the driver's words". */
+/* What a failed call means for the next one. */
+enum fault cuda_fault(cudaError_t e);
+/* True if e is success; else latches "what: the driver's words" with its kind. */
 bool cuda_check(struct backend *b, cudaError_t e, const char *what);
 
 void *cuda_alloc(struct backend *b, size_t bytes);

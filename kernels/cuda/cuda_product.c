@@ -23,7 +23,8 @@ static bool blas_check(struct cuda *c, cublasStatus_t status, const char *what)
 {
 	if (status == CUBLAS_STATUS_SUCCESS)
 		return true;
-	backend_fail(&c->base, "%s: cuBLASLt: %s: %s", c->name, what, cublasLtGetStatusString(status));
+	backend_fail_as(&c->base, status == CUBLAS_STATUS_ALLOC_FAILED ? FAULT_MEMORY : cuda_fault(cudaGetLastError()),
+		"cuBLASLt: %s: %s", what, cublasLtGetStatusString(status));
 	return false;
 }
 
@@ -45,8 +46,8 @@ static bool plan_describe(struct cuda *c, struct plan *p)
 	enum dtype in_type = p->key.exact ? DTYPE_F32 : c->base.act;
 	cublasOperation_t transpose = CUBLAS_OP_T;
 	cublasLtEpilogue_t epilogue = p->key.act == ACT_GELU_TANH
-		? (p->key.has_bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU)
-		: (p->key.has_bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT);
+					      ? (p->key.has_bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU)
+					      : (p->key.has_bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT);
 	cudaDataType_t bias_type = blas_type(p->key.y_type);
 	const struct plan_key *k = &p->key;
 
@@ -64,8 +65,7 @@ static bool plan_describe(struct cuda *c, struct plan *p)
 			       p->operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias_type, sizeof bias_type),
 		       "describing") &&
 	       blas_check(c,
-		       cublasLtMatrixLayoutCreate(
-			       &p->w, blas_type(in_type), (uint64_t)k->in, (uint64_t)k->out, k->in),
+		       cublasLtMatrixLayoutCreate(&p->w, blas_type(in_type), (uint64_t)k->in, (uint64_t)k->out, k->in),
 		       "describing") &&
 	       blas_check(c,
 		       cublasLtMatrixLayoutCreate(
@@ -95,12 +95,12 @@ static bool plan_choose(struct cuda *c, struct plan *p)
 		preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
 	cublasLtMatmulPreferenceSetAttribute(
 		preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &w_alignment, sizeof w_alignment);
-	cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-		&p->key.x_alignment, sizeof p->key.x_alignment);
-	cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-		&p->key.c_alignment, sizeof p->key.c_alignment);
-	cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-		&p->key.y_alignment, sizeof p->key.y_alignment);
+	cublasLtMatmulPreferenceSetAttribute(
+		preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &p->key.x_alignment, sizeof p->key.x_alignment);
+	cublasLtMatmulPreferenceSetAttribute(
+		preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &p->key.c_alignment, sizeof p->key.c_alignment);
+	cublasLtMatmulPreferenceSetAttribute(
+		preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &p->key.y_alignment, sizeof p->key.y_alignment);
 	cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
 		c->blas, p->operation, p->w, p->x, p->c, p->y, preference, 1, &found, &count);
 	cublasLtMatmulPreferenceDestroy(preference);
@@ -172,7 +172,8 @@ static struct fused fused_of(const struct epilogue *e)
 		.bias = cuda_vector(e->bias), .act = e->act, .gate = e->gate.data, .residual = e->residual};
 }
 
-void cuda_linear(struct backend *b, struct tensor y, struct tensor x, const struct weight *base, const struct epilogue *e)
+void cuda_linear(
+	struct backend *b, struct tensor y, struct tensor x, const struct weight *base, const struct epilogue *e)
 {
 	struct cuda *c = cuda_of(b);
 	const struct cuda_weight *w = (const struct cuda_weight *)base;

@@ -44,8 +44,7 @@ cudaError_t launch_probe(const struct launch *l);
 cudaError_t launch_finish(const struct launch *l, struct tensor y, struct tensor sums, const struct fused *f);
 cudaError_t launch_activate(const struct launch *l, struct tensor y, struct tensor x, enum activation act);
 cudaError_t launch_add(const struct launch *l, struct tensor y, struct tensor a, struct tensor x);
-cudaError_t launch_combine(
-	const struct launch *l, struct tensor y, float p, struct tensor a, float q, struct tensor x);
+cudaError_t launch_combine(const struct launch *l, struct tensor y, float p, struct tensor a, float q, struct tensor x);
 cudaError_t launch_gather_rows(const struct launch *l, struct tensor y, struct tensor x, struct tensor index);
 /* room: I32 [y.rows + x.rows]. Children are summed in the order of their rows, whatever order threads run in. */
 cudaError_t launch_downsample(
@@ -66,8 +65,8 @@ struct attention_windows {
 	const int32_t *order, *offset;
 	int64_t count, longest;
 };
-cudaError_t launch_attention(const struct launch *l, struct tensor y, struct tensor q, struct tensor k,
-	struct tensor v, int heads, int64_t parts, const struct attention_windows *windows);
+cudaError_t launch_attention(const struct launch *l, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
+	int heads, int64_t parts, const struct attention_windows *windows);
 
 /* sparse.cu, conv3d.cu: weights of kinds CONV3, SPARSE3, SPARSE3_UP, packed on the device in a layout of the kernels'
  * choice, of the dtype that products run in. x is of that dtype; y and the residual of any. */

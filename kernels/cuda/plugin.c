@@ -49,11 +49,10 @@ static bool describe_device(int ordinal, struct plugin_device *device, struct er
 		e = cudaMemGetInfo(&free, &total);
 	if (e != cudaSuccess) {
 		cudaGetLastError();
-		return error_set(err, "CUDA device %d does not answer: %s (%s)", ordinal, cudaGetErrorString(e),
-			cudaGetErrorName(e));
+		return error_set(err, "it does not answer: %s (%s)", cudaGetErrorString(e), cudaGetErrorName(e));
 	}
 	*device = (struct plugin_device){.memory_bytes = total, .free_bytes = free};
-	snprintf(device->name, sizeof device->name, "%s", prop.name);
+	snprintf(device->name, sizeof device->name, "%.95s", prop.name);
 	return true;
 }
 
@@ -67,18 +66,18 @@ static bool has_code(struct cuda *c, struct error *err)
 		return true;
 	cudaGetLastError();
 	if (e == cudaErrorNoKernelImageForDevice || e == cudaErrorInvalidDeviceFunction)
-		return error_set(err, "%s: no code for compute capability %d.%d in this build", c->name,
-			c->launch.capability / 10, c->launch.capability % 10);
-	return error_set(err, "%s: running a kernel failed: %s (%s)", c->name, cudaGetErrorString(e), cudaGetErrorName(e));
+		return error_set(err, "no code for compute capability %d.%d in this build", c->launch.capability / 10,
+			c->launch.capability % 10);
+	return error_set(err, "running a kernel failed: %s (%s)", cudaGetErrorString(e), cudaGetErrorName(e));
 }
 
 /* What the calls of create report through. */
-static bool succeeded(const struct cuda *c, cudaError_t e, const char *what, struct error *err)
+static bool succeeded(cudaError_t e, const char *what, struct error *err)
 {
 	if (e == cudaSuccess)
 		return true;
 	cudaGetLastError();
-	return error_set(err, "%s: %s failed: %s (%s)", c->name, what, cudaGetErrorString(e), cudaGetErrorName(e));
+	return error_set(err, "%s failed: %s (%s)", what, cudaGetErrorString(e), cudaGetErrorName(e));
 }
 
 static bool start(struct cuda *c, struct error *err)
@@ -88,24 +87,21 @@ static bool start(struct cuda *c, struct error *err)
 	uint64_t keep = UINT64_MAX;
 	const char *mma = getenv("TRELLIS_CUDA_MMA");
 
-	snprintf(c->name, sizeof c->name, "CUDA device %d", c->ordinal);
-	if (!succeeded(c, cudaSetDevice(c->ordinal), "choosing the device", err) ||
-		!succeeded(c, cudaGetDeviceProperties(&prop, c->ordinal), "asking for its properties", err))
+	if (!succeeded(cudaSetDevice(c->ordinal), "choosing the device", err) ||
+		!succeeded(cudaGetDeviceProperties(&prop, c->ordinal), "asking for its properties", err))
 		return false;
-	snprintf(c->name, sizeof c->name, "%s", prop.name);
 	c->launch.capability = 10 * prop.major + prop.minor;
 	c->launch.sm_count = prop.multiProcessorCount;
 	c->launch.force_mma = mma && !strcmp(mma, "1");
-	if (!succeeded(c, cudaStreamCreateWithFlags(&c->launch.stream, cudaStreamNonBlocking), "creating a stream",
-		    err) ||
-		!succeeded(c, cudaDeviceGetDefaultMemPool(&pool, c->ordinal), "asking for its memory pool", err) ||
-		!succeeded(c, cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep),
+	if (!succeeded(cudaStreamCreateWithFlags(&c->launch.stream, cudaStreamNonBlocking), "creating a stream", err) ||
+		!succeeded(cudaDeviceGetDefaultMemPool(&pool, c->ordinal), "asking for its memory pool", err) ||
+		!succeeded(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep),
 			"setting up its memory pool", err) ||
 		!has_code(c, err))
 		return false;
 	cublasStatus_t status = cublasLtCreate(&c->blas);
 	if (status != CUBLAS_STATUS_SUCCESS)
-		return error_set(err, "%s: starting cuBLASLt failed: %s", c->name, cublasLtGetStatusString(status));
+		return error_set(err, "starting cuBLASLt failed: %s", cublasLtGetStatusString(status));
 	c->workspace = cuda_alloc(&c->base, CUDA_WORKSPACE_BYTES);
 	return c->workspace || error_set(err, "%s", c->base.error.text);
 }
