@@ -1,4 +1,4 @@
-/* test_kernels.c - every op of the CPU backend against the plain C oracle, on shapes that are awkward for tiles: one
+/* test_kernels.c - every op of a backend against the plain C oracle, on shapes that are awkward for tiles: one
  * row, odd columns, gaps between rows, odd head sizes, windows of one row, voxels without neighbours; at every
  * instruction set of the machine and with one and three threads. Outputs are poisoned before each op.
  *
@@ -32,8 +32,8 @@ static struct epilogue epilogue_of(int kind, const struct epilogue_parts *p)
 
 static struct epilogue_parts parts_of(struct backend *b, int64_t rows, int64_t out, int64_t gap)
 {
-	return (struct epilogue_parts){weight_noise(b, WEIGHT_VECTOR, out, 1, 3), place_noise(b, 1, out, 0, 4),
-		place_noise(b, rows, out, gap, 5)};
+	return (struct epilogue_parts){
+		weight_noise(b, WEIGHT_VECTOR, out, 1, 3), place_row(b, out, 4), place_noise(b, rows, out, gap, 5)};
 }
 
 static void check_linear_shape(
@@ -55,15 +55,14 @@ static void check_linear_shape(
 			}
 			snprintf(what, sizeof what, "linear %lldx%lldx%lld epilogue %d", (long long)n, (long long)in,
 				(long long)out, kind);
-			expect_close(y[1], y[0], SUM_LIMIT, what);
+			expect_close(b, y[1], y[0], SUM_LIMIT, what);
 			for (int i = 0; i < 2; i++)
 				scratch_release(b[i], 0);
 		}
 }
 
-static void check_linear(struct backend *reference, struct backend *cpu)
+static void check_linear(struct backend *b[2])
 {
-	struct backend *b[2] = {reference, cpu};
 	static const int64_t shapes[][4] = {{1, 1, 1, 0}, {1, 256, 96, 0}, {7, 13, 5, 3}, {33, 40, 101, 2},
 		{130, 64, 192, 64}, {300, 17, 33, 0}, {5, 300, 1, 1}};
 	for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
@@ -72,24 +71,22 @@ static void check_linear(struct backend *reference, struct backend *cpu)
 
 Test(kernels, linear)
 {
-	for_each_cpu(check_linear);
+	for_each_backend(check_linear);
 }
 
 /* More rows than one block of the epilogue: the blocks must meet. */
-static void check_linear_blocks(struct backend *reference, struct backend *cpu)
+static void check_linear_blocks(struct backend *b[2])
 {
-	struct backend *b[2] = {reference, cpu};
 	check_linear_shape(b, 2001, 2, 3000, 0, 3, 3);
 }
 
 Test(kernels, linear_in_blocks)
 {
-	for_each_cpu(check_linear_blocks);
+	for_each_backend(check_linear_blocks);
 }
 
-static void check_conv3d(struct backend *reference, struct backend *cpu)
+static void check_conv3d(struct backend *b[2])
 {
-	struct backend *b[2] = {reference, cpu};
 	static const int64_t shapes[][4] = {
 		{1, 3, 2, 0}, {3, 1, 1, 0}, {4, 8, 32, 0}, {5, 32, 1, 3}, {4, 17, 33, 1}, {8, 16, 8, 0}};
 	struct tensor y[2];
@@ -107,7 +104,7 @@ static void check_conv3d(struct backend *reference, struct backend *cpu)
 				weight_destroy(b[i], w);
 				weight_destroy(b[i], parts.bias);
 			}
-			expect_close(y[1], y[0], SUM_LIMIT, "conv3d");
+			expect_close(b, y[1], y[0], SUM_LIMIT, "conv3d");
 			for (int i = 0; i < 2; i++)
 				scratch_release(b[i], 0);
 		}
@@ -115,13 +112,12 @@ static void check_conv3d(struct backend *reference, struct backend *cpu)
 
 Test(kernels, conv3d)
 {
-	for_each_cpu(check_conv3d);
+	for_each_backend(check_conv3d);
 }
 
 /* One weight at two resolutions: it must not depend on the one it met first. */
-static void check_conv3d_twice(struct backend *reference, struct backend *cpu)
+static void check_conv3d_twice(struct backend *b[2])
 {
-	struct backend *b[2] = {reference, cpu};
 	struct weight *w[2];
 	struct tensor y[2];
 	for (int i = 0; i < 2; i++)
@@ -131,7 +127,7 @@ static void check_conv3d_twice(struct backend *reference, struct backend *cpu)
 			y[i] = room(b[i], r * r * r, 16, 0);
 			op_conv3d(b[i], y[i], place_noise(b[i], r * r * r, 16, 0, 1), w[i], r, NULL);
 		}
-		expect_close(y[1], y[0], SUM_LIMIT, "conv3d at another resolution");
+		expect_close(b, y[1], y[0], SUM_LIMIT, "conv3d at another resolution");
 	}
 	for (int i = 0; i < 2; i++)
 		weight_destroy(b[i], w[i]);
@@ -139,7 +135,7 @@ static void check_conv3d_twice(struct backend *reference, struct backend *cpu)
 
 Test(kernels, conv3d_at_two_resolutions)
 {
-	for_each_cpu(check_conv3d_twice);
+	for_each_backend(check_conv3d_twice);
 }
 
 /* ---- sparse ---- */
@@ -160,16 +156,22 @@ static int64_t some_voxels(int32_t (*coords)[3], int r, uint32_t seed)
 	return n;
 }
 
-static void expect_same_table(struct tensor a, struct tensor b, const char *what)
+static void expect_same_table(struct backend *b[2], struct tensor table[2], const char *what)
 {
-	for (int64_t r = 0; r < a.rows; r++)
-		cr_assert_arr_eq(
-			cpu_row_i32(a, r), cpu_row_i32(b, r), 27 * sizeof(int32_t), "%s: row %lld", what, (long long)r);
+	int32_t *values[2];
+	for (int i = 0; i < 2; i++) {
+		values[i] = malloc((size_t)table[i].rows * 27 * sizeof **values);
+		op_download_i32(b[i], values[i], table[i]);
+	}
+	for (int64_t r = 0; r < table[0].rows; r++)
+		cr_assert_arr_eq(values[1] + 27 * r, values[0] + 27 * r, 27 * sizeof(int32_t), "%s: row %lld", what,
+			(long long)r);
+	free(values[0]);
+	free(values[1]);
 }
 
-static void check_sparse(struct backend *reference, struct backend *cpu)
+static void check_sparse(struct backend *b[2])
 {
-	struct backend *b[2] = {reference, cpu};
 	static const int64_t shapes[][4] = {
 		{1, 8, 5, 0}, {4, 1, 1, 1}, {6, 17, 33, 3}, {9, 40, 64, 0}, {9, 300, 16, 0}};
 	for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
@@ -199,10 +201,10 @@ static void check_sparse(struct backend *reference, struct backend *cpu)
 				weight_destroy(b[i], parts.bias);
 				weight_destroy(b[i], parts_up.bias);
 			}
-			expect_same_table(table[1], table[0], "neighbours");
-			expect_same_table(table_up[1], table_up[0], "neighbours_up");
-			expect_close(y[1], y[0], SUM_LIMIT, "sparse_conv");
-			expect_close(up[1], up[0], SUM_LIMIT, "sparse_conv_up");
+			expect_same_table(b, table, "neighbours");
+			expect_same_table(b, table_up, "neighbours_up");
+			expect_close(b, y[1], y[0], SUM_LIMIT, "sparse_conv");
+			expect_close(b, up[1], up[0], SUM_LIMIT, "sparse_conv_up");
 			for (int i = 0; i < 2; i++)
 				scratch_release(b[i], 0);
 		}
@@ -212,13 +214,12 @@ static void check_sparse(struct backend *reference, struct backend *cpu)
 
 Test(kernels, sparse_conv)
 {
-	for_each_cpu(check_sparse);
+	for_each_backend(check_sparse);
 }
 
 /* A table without any neighbour, not even the voxel itself: the epilogue of zero. */
-static void check_sparse_empty(struct backend *reference, struct backend *cpu)
+static void check_sparse_empty(struct backend *b[2])
 {
-	struct backend *b[2] = {reference, cpu};
 	struct tensor y[2];
 	int32_t none[3 * 27];
 	memset(none, -1, sizeof none);
@@ -231,18 +232,17 @@ static void check_sparse_empty(struct backend *reference, struct backend *cpu)
 		weight_destroy(b[i], w);
 		weight_destroy(b[i], bias);
 	}
-	expect_close(y[1], y[0], 0, "sparse_conv without neighbours");
+	expect_close(b, y[1], y[0], 0, "sparse_conv without neighbours");
 }
 
 Test(kernels, sparse_conv_without_neighbours)
 {
-	for_each_cpu(check_sparse_empty);
+	for_each_backend(check_sparse_empty);
 }
 
 /* Coordinates at the ends of the allowed range. */
-static void check_neighbours_far(struct backend *reference, struct backend *cpu)
+static void check_neighbours_far(struct backend *b[2])
 {
-	struct backend *b[2] = {reference, cpu};
 	static const int32_t coords[][3] = {{0, 0, 0}, {(1 << 20) - 1, (1 << 20) - 1, (1 << 20) - 1},
 		{(1 << 20) - 1, (1 << 20) - 2, 0}, {0, 0, 1}, {1, 1, 1}};
 	struct tensor table[2];
@@ -250,19 +250,18 @@ static void check_neighbours_far(struct backend *reference, struct backend *cpu)
 		table[i] = scratch_new_as(b[i], DTYPE_I32, 5, 27);
 		op_neighbours(b[i], table[i], place_i32(b[i], *coords, 5, 3));
 	}
-	expect_same_table(table[1], table[0], "neighbours");
+	expect_same_table(b, table, "neighbours");
 }
 
 Test(kernels, neighbours_at_the_ends_of_the_range)
 {
-	for_each_cpu(check_neighbours_far);
+	for_each_backend(check_neighbours_far);
 }
 
 /* ---- normalisation ---- */
 
-static void check_norms(struct backend *reference, struct backend *cpu)
+static void check_norms(struct backend *b[2])
 {
-	struct backend *b[2] = {reference, cpu};
 	/* rows, cols, groups, heads, gap */
 	static const int64_t shapes[][5] = {{1, 1, 1, 1, 0}, {3, 96, 32, 6, 0}, {700, 64, 32, 4, 5}, {33, 39, 3, 3, 1},
 		{5, 1030, 5, 2, 0}, {2, 40, 1, 1, 0}};
@@ -279,14 +278,11 @@ static void check_norms(struct backend *reference, struct backend *cpu)
 					norm.bias = bias;
 				}
 				if (kind & 2) {
-					norm.scale = place_noise(b[i], 1, cols, 0, 4);
-					norm.shift = place_noise(b[i], 1, cols, 0, 5);
+					norm.scale = place_row(b[i], cols, 4);
+					norm.shift = place_row(b[i], cols, 5);
 				}
-				struct tensor x = place_noise(b[i], n, cols, gap, 1);
 				/* Far from zero, so that a variance as E x^2 - (E x)^2 would show. */
-				for (int64_t r = 0; r < n; r++)
-					for (int64_t c = 0; c < cols; c++)
-						cpu_row(x, r)[c] += 30;
+				struct tensor x = place_noise_sized(b[i], n, cols, gap, 1, 1, 30);
 				layer[i] = room(b[i], n, cols, gap);
 				group[i] = room(b[i], n, cols, gap);
 				rms[i] = place_noise(b[i], n, cols, gap, 6);
@@ -301,11 +297,11 @@ static void check_norms(struct backend *reference, struct backend *cpu)
 			}
 			/* A mean of 30 in float is off by 1e-6 to 2e-6, the spread is 0.58, and some of these outputs
 			 * are no larger than it. E x^2 - (E x)^2 in float would be off by 2e-4. */
-			expect_close(layer[1], layer[0], 1e-5, "layer_norm");
-			expect_close(group[1], group[0], 1e-5, "group_norm");
-			expect_close(rms[1], rms[0], POINT_LIMIT, "rms_norm_heads");
+			expect_close(b, layer[1], layer[0], 1e-5, "layer_norm");
+			expect_close(b, group[1], group[0], 1e-5, "group_norm");
+			expect_close(b, rms[1], rms[0], POINT_LIMIT, "rms_norm_heads");
 			if (cols > 1)
-				expect_close(in_place[1], in_place[0], 1e-5, "group_norm and layer_norm in place");
+				expect_close(b, in_place[1], in_place[0], 1e-5, "group_norm and layer_norm in place");
 			for (int i = 0; i < 2; i++)
 				scratch_release(b[i], 0);
 		}
@@ -313,7 +309,7 @@ static void check_norms(struct backend *reference, struct backend *cpu)
 
 Test(kernels, norms)
 {
-	for_each_cpu(check_norms);
+	for_each_backend(check_norms);
 }
 
 /* ---- attention ---- */
@@ -329,30 +325,27 @@ static void check_attention_shape(struct backend *b[2], int64_t n, int64_t m, in
 		if (n == m) {
 			struct tensor all = place_noise(b[i], n, 3 * cols, 0, 1);
 			q = tensor_columns(all, 0, cols);
+			op_combine(b[i], q, size, q, 0, TENSOR_NONE);
 			k = tensor_columns(all, cols, cols);
 			v = tensor_columns(all, 2 * cols, cols);
 		} else {
-			q = place_noise(b[i], n, cols, 2, 1);
+			q = place_noise_sized(b[i], n, cols, 2, 1, size, 0);
 			k = place_noise(b[i], m, cols, 0, 2);
 			v = place_noise(b[i], m, cols, 1, 3);
 		}
-		for (int64_t r = 0; r < n; r++)
-			for (int64_t c = 0; c < cols; c++)
-				cpu_row(q, r)[c] *= size;
 		y[i] = room(b[i], n, cols, 3);
 		op_attention(b[i], y[i], q, k, v, heads, NULL);
 	}
 	snprintf(what, sizeof what, "attention %lldx%lld, %d heads of %lld, q x %g", (long long)n, (long long)m, heads,
 		(long long)d, (double)size);
 	/* Scores of size s are off by 6e-8 s sqrt(d) or so, and e^x turns that into a relative error. */
-	expect_close(y[1], y[0], 1e-6 + 3e-7 * (double)size, what);
+	expect_close(b, y[1], y[0], 1e-6 + 3e-7 * (double)size, what);
 	for (int i = 0; i < 2; i++)
 		scratch_release(b[i], 0);
 }
 
-static void check_attention(struct backend *reference, struct backend *cpu)
+static void check_attention(struct backend *b[2])
 {
-	struct backend *b[2] = {reference, cpu};
 	check_attention_shape(b, 1, 1, 1, 1, 1);
 	check_attention_shape(b, 1, 300, 2, 64, 1);
 	check_attention_shape(b, 70, 1, 3, 16, 1);
@@ -365,12 +358,11 @@ static void check_attention(struct backend *reference, struct backend *cpu)
 
 Test(kernels, attention)
 {
-	for_each_cpu(check_attention);
+	for_each_backend(check_attention);
 }
 
-static void check_windows(struct backend *reference, struct backend *cpu)
+static void check_windows(struct backend *b[2])
 {
-	struct backend *b[2] = {reference, cpu};
 	enum { N = 420, WINDOWS = 6 };
 	static const int32_t offset[WINDOWS + 1] = {0, 1, 2, 35, 36, 100, N};
 	int32_t order[N];
@@ -388,30 +380,27 @@ static void check_windows(struct backend *reference, struct backend *cpu)
 			op_attention(b[i], y[i], tensor_columns(all, 0, 2 * d), tensor_columns(all, 2 * d, 2 * d),
 				tensor_columns(all, 4 * d, 2 * d), 2, &w);
 		}
-		expect_close(y[1], y[0], SUM_LIMIT, "attention in windows");
+		expect_close(b, y[1], y[0], SUM_LIMIT, "attention in windows");
 	}
 }
 
 Test(kernels, attention_in_windows)
 {
-	for_each_cpu(check_windows);
+	for_each_backend(check_windows);
 }
 
 /* ---- rows ---- */
 
-static void check_rows(struct backend *reference, struct backend *cpu)
+static void check_rows(struct backend *b[2])
 {
-	struct backend *b[2] = {reference, cpu};
 	static const int64_t shapes[][3] = {{1, 1, 0}, {3, 7, 2}, {70, 301, 5}, {600, 33, 0}};
 	for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
 		int64_t n = shapes[s][0], cols = shapes[s][1], gap = shapes[s][2];
 		struct tensor y[2][9];
 		for (int i = 0; i < 2; i++) {
-			struct tensor a = place_noise(b[i], n, cols, gap, 1),
+			/* well into the tails of the activations */
+			struct tensor a = place_noise_sized(b[i], n, cols, gap, 1, 12, 0),
 				      x = place_noise(b[i], n, cols, gap + 1, 2);
-			for (int64_t r = 0; r < n; r++)
-				for (int64_t c = 0; c < cols; c++)
-					cpu_row(a, r)[c] *= 12; /* well into the tails of the activations */
 			for (int act = ACT_SILU; act <= ACT_GELU_ERF; act++)
 				op_activate(b[i], y[i][act] = room(b[i], n, cols, gap), a, (enum activation)act);
 			op_add(b[i], y[i][0] = room(b[i], n, cols, gap), a, x);
@@ -429,15 +418,15 @@ static void check_rows(struct backend *reference, struct backend *cpu)
 			"combine with none", "gather_rows", "downsample"};
 		static const double limits[] = {0, 5e-7, 5e-7, 5e-7, 0, 2e-7, 2e-7, 0, 5e-7};
 		for (int i = 0; i < 9; i++)
-			expect_close(y[1][i], y[0][i], limits[i], names[i]);
+			expect_close(b, y[1][i], y[0][i], limits[i], names[i]);
 		for (int i = 0; i < 2; i++) { /* in place */
 			op_activate(b[i], y[i][0], y[i][0], ACT_GELU_TANH);
 			op_add(b[i], y[i][5], y[i][5], y[i][4]);
 			op_combine(b[i], y[i][6], 1.25f, y[i][6], 0.5f, y[i][6]);
 		}
-		expect_close(y[1][0], y[0][0], POINT_LIMIT, "gelu_tanh in place");
-		expect_close(y[1][5], y[0][5], POINT_LIMIT, "add in place");
-		expect_close(y[1][6], y[0][6], POINT_LIMIT, "combine in place");
+		expect_close(b, y[1][0], y[0][0], POINT_LIMIT, "gelu_tanh in place");
+		expect_close(b, y[1][5], y[0][5], POINT_LIMIT, "add in place");
+		expect_close(b, y[1][6], y[0][6], POINT_LIMIT, "combine in place");
 		for (int i = 0; i < 2; i++)
 			scratch_release(b[i], 0);
 	}
@@ -445,22 +434,21 @@ static void check_rows(struct backend *reference, struct backend *cpu)
 
 Test(kernels, rows)
 {
-	for_each_cpu(check_rows);
+	for_each_backend(check_rows);
 }
 
-static void check_pixel_shuffle(struct backend *reference, struct backend *cpu)
+static void check_pixel_shuffle(struct backend *b[2])
 {
-	struct backend *b[2] = {reference, cpu};
 	for (int64_t r = 1; r <= 5; r += 2) {
 		struct tensor y[2];
 		for (int i = 0; i < 2; i++)
 			op_pixel_shuffle(b[i], y[i] = room(b[i], 8 * r * r * r, 5, 2),
 				place_noise(b[i], r * r * r, 40, 1, 1), r);
-		expect_close(y[1], y[0], 0, "pixel_shuffle");
+		expect_close(b, y[1], y[0], 0, "pixel_shuffle");
 	}
 }
 
 Test(kernels, pixel_shuffle)
 {
-	for_each_cpu(check_pixel_shuffle);
+	for_each_backend(check_pixel_shuffle);
 }

@@ -3,6 +3,8 @@
  * the subdivision, windows are attention one by one. What the other tests compare with must itself be right. */
 #include "kernels.h"
 
+#define BOTH ((struct backend *[2]){b, b})
+
 static struct backend *b;
 
 static void setup(void)
@@ -39,9 +41,9 @@ Test(oracle, linear_by_hand)
 	struct weight *bias = weight_of(WEIGHT_VECTOR, 2, 1, (float[]){10, 20});
 	struct epilogue e = {.bias = bias, .gate = place(b, (float[]){2, -1}, 1, 2, 0), .residual = residual};
 	op_linear(b, y, x, w, NULL);
-	expect_close(y, place(b, (float[]){1, 12, -1, 6}, 2, 2, 0), 0, "linear");
+	expect_close(BOTH, y, place(b, (float[]){1, 12, -1, 6}, 2, 2, 0), 0, "linear");
 	op_linear(b, y, x, w, &e); /* residual + gate * (sum + bias) */
-	expect_close(y, place(b, (float[]){122, 168, 318, 374}, 2, 2, 0), 0, "linear with epilogue");
+	expect_close(BOTH, y, place(b, (float[]){122, 168, 318, 374}, 2, 2, 0), 0, "linear with epilogue");
 	weight_destroy(b, w);
 	weight_destroy(b, bias);
 }
@@ -51,11 +53,11 @@ Test(oracle, activations_at_known_points)
 	struct tensor x = place(b, (float[]){1, -2, 0}, 1, 3, 0), y = room(b, 1, 3, 0);
 	/* 1 / (1 + e^-1); 1 / 2 (1 + tanh(sqrt(2 / pi) 1.044715)); the normal distribution at 1; the same for -2 */
 	op_activate(b, y, x, ACT_SILU);
-	expect_close(y, place(b, (float[]){0.7310585786f, -0.2384058440f, 0}, 1, 3, 0), 1e-7, "silu");
+	expect_close(BOTH, y, place(b, (float[]){0.7310585786f, -0.2384058440f, 0}, 1, 3, 0), 1e-7, "silu");
 	op_activate(b, y, x, ACT_GELU_TANH);
-	expect_close(y, place(b, (float[]){0.8411919906f, -0.0454023059f, 0}, 1, 3, 0), 1e-7, "gelu_tanh");
+	expect_close(BOTH, y, place(b, (float[]){0.8411919906f, -0.0454023059f, 0}, 1, 3, 0), 1e-7, "gelu_tanh");
 	op_activate(b, y, x, ACT_GELU_ERF);
-	expect_close(y, place(b, (float[]){0.8413447461f, -0.0455002639f, 0}, 1, 3, 0), 1e-7, "gelu_erf");
+	expect_close(BOTH, y, place(b, (float[]){0.8413447461f, -0.0455002639f, 0}, 1, 3, 0), 1e-7, "gelu_erf");
 }
 
 /* A kernel with a single one picks a neighbour: offset (kx, ky, kz) - 1 of the voxel itself. */
@@ -124,7 +126,7 @@ Test(oracle, sparse_conv_is_the_dense_one_at_active_voxels)
 	for (int i = 0; i < n; i++)
 		memcpy(cpu_row(want, i), cpu_row(dense, (coords[i][0] * R + coords[i][1]) * R + coords[i][2]),
 			OUT * sizeof(float));
-	expect_close(y, want, 1e-7, "sparse_conv"); /* the same products in another order, in double */
+	expect_close(BOTH, y, want, 1e-7, "sparse_conv"); /* the same products in another order, in double */
 	weight_destroy(b, w);
 	weight_destroy(b, w_dense);
 }
@@ -153,7 +155,7 @@ Test(oracle, subdivision_is_the_plain_convolution_on_children)
 	op_gather_rows(b, fine, x, place_i32(b, parent, 8 * n, 1));
 	op_sparse_conv(b, want, fine, w, table_children, NULL);
 	op_sparse_conv_up(b, y, x, w_up, table, NULL);
-	expect_close(y, want, 1e-7, "sparse_conv_up");
+	expect_close(BOTH, y, want, 1e-7, "sparse_conv_up");
 	weight_destroy(b, w);
 	weight_destroy(b, w_up);
 }
@@ -170,20 +172,21 @@ Test(oracle, norms_by_hand)
 		.scale = place(b, (float[]){0, 1, -1}, 1, 3, 0),
 		.shift = place(b, (float[]){0.5f, 0, 7}, 1, 3, 0)};
 	op_layer_norm(b, y, y, &norm);
-	expect_close(y, place(b, (float[]){-1.2247448714f + 0.5f, 20, 7}, 1, 3, 0), 1e-7, "layer_norm");
+	expect_close(BOTH, y, place(b, (float[]){-1.2247448714f + 0.5f, 20, 7}, 1, 3, 0), 1e-7, "layer_norm");
 
 	/* Two groups of two channels over two rows: {1, 3, 5, 7} has mean 4 and variance 5; {0, 0, 0, 4} 1 and 3. */
 	struct tensor x = place(b, (float[]){1, 3, 0, 0, 5, 7, 0, 4}, 2, 4, 0), group = room(b, 2, 4, 0);
 	struct norm plain = {.eps = 1e-12f};
 	op_group_norm(b, group, x, 2, &plain);
 	const float p = 1.3416407865f, q = 0.4472135955f, s = 0.5773502692f;
-	expect_close(group, place(b, (float[]){-p, -q, -s, -s, q, p, -s, 3 * s}, 2, 4, 0), 1e-7, "group_norm");
+	expect_close(BOTH, group, place(b, (float[]){-p, -q, -s, -s, q, p, -s, 3 * s}, 2, 4, 0), 1e-7, "group_norm");
 
 	/* |(3, 4)| = 5: times gamma sqrt(2) / 5; zeros stay zeros. */
 	struct tensor heads = place(b, (float[]){3, 4, 0, 0}, 1, 4, 0);
 	struct weight *gamma = weight_of(WEIGHT_VECTOR, 4, 1, (float[]){5, 10, 1, 1});
 	op_rms_norm_heads(b, heads, gamma, 2);
-	expect_close(heads, place(b, (float[]){4.2426406871f, 11.313708499f, 0, 0}, 1, 4, 0), 1e-7, "rms_norm_heads");
+	expect_close(
+		BOTH, heads, place(b, (float[]){4.2426406871f, 11.313708499f, 0, 0}, 1, 4, 0), 1e-7, "rms_norm_heads");
 	weight_destroy(b, w);
 	weight_destroy(b, bias);
 	weight_destroy(b, gamma);
@@ -196,14 +199,14 @@ Test(oracle, attention_by_hand)
 	struct tensor q = place(b, (float[]){0, 1.0986122887f}, 1, 2, 0), k = place(b, (float[]){5, 1, 7, 0}, 2, 2, 0);
 	struct tensor v = place(b, (float[]){2, 8, 4, 16}, 2, 2, 0), y = room(b, 1, 2, 0);
 	op_attention(b, y, q, k, v, 2, NULL);
-	expect_close(y, place(b, (float[]){3, 10}, 1, 2, 0), 1e-7, "attention");
+	expect_close(BOTH, y, place(b, (float[]){3, 10}, 1, 2, 0), 1e-7, "attention");
 
 	/* One head of four: the score is q . k / 2 = ln 3 against 0. */
 	struct tensor q4 = place(b, (float[]){1.0986122887f, 1.0986122887f, 0, 0}, 1, 4, 0), y4 = room(b, 1, 4, 0);
 	struct tensor k4 = place(b, (float[]){1, 1, 9, 9, 0, 0, 3, 3}, 2, 4, 0);
 	struct tensor v4 = place(b, (float[]){4, 0, 1, 8, 0, 4, 1, 8}, 2, 4, 0);
 	op_attention(b, y4, q4, k4, v4, 1, NULL);
-	expect_close(y4, place(b, (float[]){3, 1, 1, 8}, 1, 4, 0), 1e-7, "attention");
+	expect_close(BOTH, y4, place(b, (float[]){3, 1, 1, 8}, 1, 4, 0), 1e-7, "attention");
 }
 
 Test(oracle, windows_are_attention_one_by_one)
@@ -227,19 +230,19 @@ Test(oracle, windows_are_attention_one_by_one)
 		for (int i = 0; i < n; i++)
 			memcpy(cpu_row(want, order[offset[w] + i]), cpu_row(part[3], i), COLS * sizeof(float));
 	}
-	expect_close(y, want, 0, "attention in windows");
+	expect_close(BOTH, y, want, 0, "attention in windows");
 }
 
 Test(oracle, rows_by_hand)
 {
 	struct tensor x = place(b, (float[]){1, 2, 3, 4, 5, 6}, 3, 2, 0), y = room(b, 3, 2, 0), half = room(b, 2, 2, 0);
 	op_combine(b, y, 2, x, -1, place(b, (float[]){1, 1, 1, 1, 1, 0}, 3, 2, 0));
-	expect_close(y, place(b, (float[]){1, 3, 5, 7, 9, 12}, 3, 2, 0), 0, "combine");
+	expect_close(BOTH, y, place(b, (float[]){1, 3, 5, 7, 9, 12}, 3, 2, 0), 0, "combine");
 	op_add(b, y, x, place(b, (float[]){10, 20}, 1, 2, 0));
-	expect_close(y, place(b, (float[]){11, 22, 13, 24, 15, 26}, 3, 2, 0), 0, "add");
+	expect_close(BOTH, y, place(b, (float[]){11, 22, 13, 24, 15, 26}, 3, 2, 0), 0, "add");
 	/* Rows 0 and 2 fall together: (1 + 5) / 3 and (2 + 6) / 3; row 1 alone is halved. */
 	op_downsample(b, half, x, place_i32(b, (int32_t[]){1, 0, 1}, 3, 1));
-	expect_close(half, place(b, (float[]){1.5f, 2, 2, 8.0f / 3}, 2, 2, 0), 1e-7, "downsample");
+	expect_close(BOTH, half, place(b, (float[]){1.5f, 2, 2, 8.0f / 3}, 2, 2, 0), 1e-7, "downsample");
 
 	float volume[16];
 	for (int i = 0; i < 16; i++)
