@@ -226,6 +226,50 @@ __global__ void __launch_bounds__(256)
 		partial[blockIdx.y * parts + blockIdx.x] = make_float2(mean, sum);
 }
 
+/* The same for rows that are read in groups of 8 columns, all groups of a part at once: a thread keeps to its 8 columns,
+ * so rows are read whole.  launch: parts blocks;  limit: cols <= 2048, at most 256 norm groups */
+__global__ void __launch_bounds__(256) group_statistics_wide(
+	view x, int64_t rows, int64_t each, int cols, int groups, int parts, float2 *partial)
+{
+	__shared__ float sums[256 * 8], column[2048], mean[256];
+	int per = cols / 8, width = cols / groups, slots = 256 / per;
+	int slot = threadIdx.x / per, c = threadIdx.x % per * 8;
+	int64_t first = blockIdx.x * each, end = first + each < rows ? first + each : rows;
+	float count = (float)(end - first) * (float)width;
+
+	for (int pass = 0; pass < 2; pass++) { /* sums, then squares about the mean */
+		float v[8], about[8] = {}, sum[8] = {};
+		if (pass == 1 && slot < slots)
+			for (int i = 0; i < 8; i++)
+				about[i] = mean[(c + i) / width];
+		for (int64_t r = first + slot; slot < slots && r < end; r += slots) {
+			load<8>(v, x.at(r, c), x.dtype);
+			for (int i = 0; i < 8; i++)
+				sum[i] = pass == 0 ? sum[i] + v[i] : fmaf(v[i] - about[i], v[i] - about[i], sum[i]);
+		}
+		for (int i = 0; slot < slots && i < 8; i++)
+			sums[slot * cols + c + i] = sum[i];
+		__syncthreads();
+		for (int k = threadIdx.x; k < cols; k += 256) {
+			float total = 0;
+			for (int i = 0; i < slots; i++)
+				total += sums[i * cols + k];
+			column[k] = total;
+		}
+		__syncthreads();
+		if (threadIdx.x < groups) {
+			float total = 0;
+			for (int i = 0; i < width; i++)
+				total += column[threadIdx.x * width + i];
+			if (pass == 0)
+				mean[threadIdx.x] = total / count;
+			else
+				partial[threadIdx.x * parts + blockIdx.x] = make_float2(mean[threadIdx.x], total);
+		}
+		__syncthreads();
+	}
+}
+
 /* One warp a group: statistics[group] = {mean, 1 / sqrt(var + eps)}; lanes are merged in a fixed order. */
 __global__ void group_merge_kernel(
 	float2 *statistics, const float2 *partial, int64_t rows, int64_t each, int width, int parts, float eps)
@@ -279,8 +323,12 @@ cudaError_t launch_group_norm(const struct launch *l, struct tensor y, struct te
 	int64_t each = part_rows(x.rows);
 	int parts = (int)((x.rows + each - 1) / each), width = (int)(x.cols / groups);
 	float2 *statistics = (float2 *)room, *partial = statistics + groups;
-	group_statistics_kernel<<<dim3((unsigned)parts, (unsigned)groups), 256, 0, l->stream>>>(
-		view_of(x), x.rows, each, width, parts, partial);
+	if (is_wide(x) && x.cols <= 2048 && groups <= 256)
+		group_statistics_wide<<<(unsigned)parts, 256, 0, l->stream>>>(
+			view_of(x), x.rows, each, (int)x.cols, groups, parts, partial);
+	else
+		group_statistics_kernel<<<dim3((unsigned)parts, (unsigned)groups), 256, 0, l->stream>>>(
+			view_of(x), x.rows, each, width, parts, partial);
 	group_merge_kernel<<<(unsigned)groups, 32, 0, l->stream>>>(
 		statistics, partial, x.rows, each, width, parts, n->eps);
 	bool wide = is_wide(y) && is_wide(x) && is_wide(n);
