@@ -200,42 +200,54 @@ void cuda_linear(
 	scratch_release(b, mark);
 }
 
+/* What the three convolutions share: x in the products' type, and room for blocks that share a sum. */
+struct convolution {
+	size_t mark;
+	struct tensor x;
+	const void *packed;
+	struct fused fused;
+	float *room;
+};
+
+static bool convolution_begin(
+	struct backend *b, struct convolution *v, struct tensor x, const struct weight *w, const struct epilogue *e)
+{
+	int64_t room = launch_conv_room(cuda_launch(b), w->kind, x.rows, w->out, w->in);
+	*v = (struct convolution){.mark = scratch_mark(b),
+		.x = cuda_as(b, x, b->act, false),
+		.packed = ((const struct cuda_weight *)w)->data,
+		.fused = fused_of(e)};
+	if (room > 0)
+		v->room = scratch_new_as(b, DTYPE_F32, 1, room).data;
+	return !b->failed;
+}
+
 void cuda_conv3d(struct backend *b, struct tensor y, struct tensor x, const struct weight *w, int64_t resolution,
 	const struct epilogue *e)
 {
-	size_t mark = scratch_mark(b);
-	struct fused f = fused_of(e);
-	x = cuda_as(b, x, b->act, false);
-	if (!b->failed)
-		cuda_check(b,
-			launch_conv3d(cuda_launch(b), y, x, ((const struct cuda_weight *)w)->data, resolution, &f),
+	struct convolution v;
+	if (convolution_begin(b, &v, x, w, e))
+		cuda_check(b, launch_conv3d(cuda_launch(b), y, v.x, v.packed, resolution, &v.fused, v.room),
 			"convolution");
-	scratch_release(b, mark);
+	scratch_release(b, v.mark);
 }
 
 void cuda_sparse_conv(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
 	struct tensor neighbours, const struct epilogue *e)
 {
-	size_t mark = scratch_mark(b);
-	struct fused f = fused_of(e);
-	x = cuda_as(b, x, b->act, false);
-	if (!b->failed)
-		cuda_check(b,
-			launch_sparse_conv(cuda_launch(b), y, x, ((const struct cuda_weight *)w)->data, neighbours, &f),
+	struct convolution v;
+	if (convolution_begin(b, &v, x, w, e))
+		cuda_check(b, launch_sparse_conv(cuda_launch(b), y, v.x, v.packed, neighbours, &v.fused, v.room),
 			"sparse convolution");
-	scratch_release(b, mark);
+	scratch_release(b, v.mark);
 }
 
 void cuda_sparse_conv_up(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
 	struct tensor neighbours, const struct epilogue *e)
 {
-	size_t mark = scratch_mark(b);
-	struct fused f = fused_of(e);
-	x = cuda_as(b, x, b->act, false);
-	if (!b->failed)
-		cuda_check(b,
-			launch_sparse_conv_up(
-				cuda_launch(b), y, x, ((const struct cuda_weight *)w)->data, neighbours, &f),
+	struct convolution v;
+	if (convolution_begin(b, &v, x, w, e))
+		cuda_check(b, launch_sparse_conv_up(cuda_launch(b), y, v.x, v.packed, neighbours, &v.fused, v.room),
 			"sparse convolution");
-	scratch_release(b, mark);
+	scratch_release(b, v.mark);
 }

@@ -68,19 +68,23 @@ struct attention_windows {
 cudaError_t launch_attention(const struct launch *l, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
 	int heads, int64_t parts, const struct attention_windows *windows);
 
-/* sparse.cu, conv3d.cu: weights of kinds CONV3, SPARSE3, SPARSE3_UP, packed on the device in a layout of the kernels'
- * choice, of the dtype that products run in. x is of that dtype; y and the residual of any. */
+/* sparse.cu: weights of kinds CONV3, SPARSE3, SPARSE3_UP, packed on the device in a layout of the kernels' choice, of the
+ * dtype that products run in, aligned to 16 bytes. x is of that dtype; y and the residual of any. */
 int64_t launch_pack_count(enum weight_kind kind, int64_t out, int64_t in); /* numbers of the packed weight */
 /* from: the checkpoint's order, on the device, of dtype `from_type`. */
 cudaError_t launch_pack(const struct launch *l, enum weight_kind kind, int64_t out, int64_t in, void *packed,
 	enum dtype packed_type, const void *from, enum dtype from_type);
+/* room: f32, launch_conv_room() numbers for x's rows, where blocks that share a sum put their parts; NULL where there
+ * are none, or to do without sharing: then a small grid leaves part of the chip idle. */
+int64_t launch_conv_room(const struct launch *l, enum weight_kind kind, int64_t rows, int64_t out, int64_t in);
 cudaError_t launch_conv3d(const struct launch *l, struct tensor y, struct tensor x, const void *packed,
-	int64_t resolution, const struct fused *f);
+	int64_t resolution, const struct fused *f, float *room);
 cudaError_t launch_sparse_conv(const struct launch *l, struct tensor y, struct tensor x, const void *packed,
-	struct tensor neighbours, const struct fused *f);
+	struct tensor neighbours, const struct fused *f, float *room);
 cudaError_t launch_sparse_conv_up(const struct launch *l, struct tensor y, struct tensor x, const void *packed,
-	struct tensor neighbours, const struct fused *f);
-/* hash: I32 room, launch_neighbours_room(n) numbers */
+	struct tensor neighbours, const struct fused *f, float *room);
+
+/* neighbours.cu. hash: I32 room, launch_neighbours_room(n) numbers */
 int64_t launch_neighbours_room(int64_t n);
 cudaError_t launch_neighbours(const struct launch *l, struct tensor table, struct tensor coords, int32_t *hash);
 cudaError_t launch_neighbours_up(const struct launch *l, struct tensor table, struct tensor parents);
