@@ -70,7 +70,8 @@ CUDA_OBJ := $(patsubst %,$(BUILD)/obj/%.o,$(CUDA_SRC)) $(patsubst %,$(BUILD)/obj
 MODEL_LIB := $(BUILD)/libtrellis.a
 FS_LIB := $(BUILD)/libtrellisfs.a
 OBJ = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
-TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser fscore)
+TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser fscore) \
+	$(foreach p,fake missing none,$(BUILD)/tests/plugins/$(p)/trellis-cuda.so)
 FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 PROGRAMS := $(if $(CLI_SRC),$(BUILD)/trellis) $(if $(wildcard fs/main.c),$(BUILD)/trellisfs)
 
@@ -145,6 +146,21 @@ $(BUILD)/examples/%: $(BUILD)/obj/examples/%.o $(MODEL_LIB)
 $(BUILD)/tests/fscore: $(BUILD)/obj/tests/fscore.o $(MODEL_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS)
+
+# Stand in for the CUDA plugin: one that does as it is told, one whose library is missing, one that is none.
+$(BUILD)/tests/plugins/fake/trellis-cuda.so: $(patsubst %.c,$(BUILD)/obj/pic/%.o,tests/fake_plugin.c $(wildcard kernels/*.c))
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -shared -o $@ $^ -ldnnl -fopenmp -lm
+
+$(BUILD)/tests/plugins/missing/trellis-cuda.so:
+	@mkdir -p $(@D)
+	$(CC) -shared -o $(@D)/libcublasLt.so.0 -Wl,-soname,libcublasLt.so.0 -x c /dev/null
+	$(CC) -shared -o $@ -Wl,--no-as-needed $(@D)/libcublasLt.so.0 -x c /dev/null
+	rm $(@D)/libcublasLt.so.0
+
+$(BUILD)/tests/plugins/none/trellis-cuda.so:
+	@mkdir -p $(@D)
+	$(CC) -shared -o $@ -x c /dev/null
 
 $(BUILD)/tests/test_%: $(BUILD)/obj/tests/test_%.o $(MODEL_LIB)
 	@mkdir -p $(@D)

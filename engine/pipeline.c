@@ -19,7 +19,8 @@ enum { RESIDENT_BYTES = 1 << 29, DEFAULT_MAX_VOXELS = 60000 };
 
 struct trellis {
 	struct model *model;
-	struct backend *backend;
+	struct device device;
+	struct backend *backend; /* the device's */
 	bool resident;
 	struct image_encoder *encoder;
 	struct structure_flow *structure_flow;
@@ -59,16 +60,6 @@ void trellis_record(struct trellis *t, struct pipeline_record *r)
 	t->record = r;
 }
 
-struct backend *device_create(const char *name, int threads, struct error *err)
-{
-	if (!name || !strcmp(name, "auto") || !strcmp(name, "cpu"))
-		return backend_cpu_create(threads, err);
-	if (!strcmp(name, "reference"))
-		return backend_reference_create(err);
-	error_set(err, "device '%s' is unknown: auto and cpu are there", name);
-	return NULL;
-}
-
 /* Bytes of all weights in f32. */
 static double weight_bytes(const struct model *m)
 {
@@ -78,28 +69,27 @@ static double weight_bytes(const struct model *m)
 	return bytes;
 }
 
-struct trellis *trellis_assemble(struct model *m, struct backend *b, struct error *err)
+struct trellis *trellis_assemble(struct model *m, const struct device_wish *wish, struct error *err)
 {
-	struct trellis *t = calloc(1, sizeof *t);
+	struct trellis *t = m ? calloc(1, sizeof *t) : NULL;
 
-	if (!t || !m || !b) {
-		if (m && b)
-			error_set(err, "out of memory");
-		free(t);
+	if (m && !t)
+		error_set(err, "out of memory");
+	if (!t || !device_open(&t->device, wish, err)) {
 		model_close(m);
-		backend_destroy(b);
+		free(t);
 		return NULL;
 	}
 	t->model = m;
-	t->backend = b;
+	t->backend = t->device.backend;
 	t->resident = weight_bytes(m) <= RESIDENT_BYTES;
 	return t;
 }
 
-struct trellis *trellis_create(const struct trellis_options *options, struct error *err)
+struct trellis *trellis_create(const struct trellis_options *o, struct error *err)
 {
-	struct model *m = model_open(options->model, err);
-	return trellis_assemble(m, m ? device_create(options->device, options->threads, err) : NULL, err);
+	const struct device_wish wish = {o->device, o->dtype, o->threads, o->probe_s};
+	return trellis_assemble(model_open(o->model, err), &wish, err);
 }
 
 static void release_stages(struct trellis *t)
@@ -132,7 +122,7 @@ void trellis_destroy(struct trellis *t)
 	if (!t)
 		return;
 	release_stages(t);
-	backend_destroy(t->backend);
+	device_close(&t->device);
 	model_close(t->model);
 	free(t);
 }
@@ -147,9 +137,9 @@ const char *trellis_model_note(const struct trellis *t)
 	return t->model->note;
 }
 
-const char *trellis_device_name(const struct trellis *t)
+const struct trellis_device *trellis_device(const struct trellis *t)
 {
-	return t->backend->ops->name;
+	return &t->device.info;
 }
 
 /* Settings of a sampler after the caller's wishes. */

@@ -2,6 +2,7 @@
 #ifndef TRELLIS_PIPELINE_H
 #define TRELLIS_PIPELINE_H
 
+#include "device.h"
 #include "model.h"
 #include "run.h"
 #include "trellis.h"
@@ -22,10 +23,7 @@ void pipeline_record_finish(struct pipeline_record *r);
 /* Fill *r in the next jobs (each replaces the last); NULL: stop. Borrowed. */
 void trellis_record(struct trellis *t, struct pipeline_record *r);
 
-/* A backend by name: "auto", "cpu", or "reference" (the oracle). */
-struct backend *device_create(const char *name, int threads, struct error *err);
-
-/* Takes the model, which model_open has checked, and the backend, also on failure. */
-struct trellis *trellis_assemble(struct model *m, struct backend *b, struct error *err);
+/* Takes the model, which model_open has checked, also on failure. m NULL: NULL, and err is left as it is. */
+struct trellis *trellis_assemble(struct model *m, const struct device_wish *wish, struct error *err);
 
 #endif

@@ -20,8 +20,20 @@ struct trellis; /* a loaded model on a device */
 
 struct trellis_options {
 	const char *model;  /* directory or hub id; NULL: $TRELLIS_MODEL_PATH, else the embedded trellis-mini */
-	const char *device; /* "auto" (NULL), "cpu" */
-	int threads;	    /* 0: all that the process may use */
+	const char *device; /* "auto" (NULL), "cpu", "cuda", "cuda:N" */
+	const char *dtype;  /* "f32", "f16", "bf16"; NULL: f16 on CUDA; the CPU has f32 only */
+	int threads;	    /* of the CPU; 0: all that the process may use */
+	int probe_s;	    /* so long a device may take to answer; 0: two minutes */
+};
+
+/* Where it runs. */
+struct trellis_device {
+	char name[128];	       /* "cpu", "cuda:0 NVIDIA H100 80GB HBM3" */
+	char dtype[8];	       /* of the arithmetic: "f32" */
+	char note[512];	       /* why a better device was refused, a sentence each; or "" */
+	uint64_t memory_bytes; /* in all; 0: not known */
+	int ordinal;	       /* of a CUDA device, else -1 */
+	int count;	       /* CUDA devices that there are; 0 when none was looked for */
 };
 
 /* Zeroed is the model's default everywhere; use trellis_params_default() to start from. */
@@ -114,8 +126,8 @@ void trellis_destroy(struct trellis *t); /* NULL is fine */
 
 /* One line about the model (name, parameters, what it can do) and about repairs that loading made; owned by t. */
 const char *trellis_model_name(const struct trellis *t);
-const char *trellis_model_note(const struct trellis *t); /* "" when there is nothing to say */
-const char *trellis_device_name(const struct trellis *t);
+const char *trellis_model_note(const struct trellis *t);	      /* "" when there is nothing to say */
+const struct trellis_device *trellis_device(const struct trellis *t); /* owned by t */
 
 /* Pictures of one object to its latent. n_views must be 1 for now. progress may be NULL. */
 bool trellis_generate(struct trellis *t, const struct trellis_image *views, int n_views,

@@ -49,7 +49,7 @@ int main(int argc, char **argv)
 	struct trellis *t = trellis_create(&(struct trellis_options){.model = argc == 4 ? argv[3] : NULL}, &err);
 	bool ok = t != NULL;
 	if (ok) {
-		fprintf(stderr, "model %s on %s\n", trellis_model_name(t), trellis_device_name(t));
+		fprintf(stderr, "model %s on %s\n", trellis_model_name(t), trellis_device(t)->name);
 		ok = picture_to_mesh(t, argv[1], argv[2], &err);
 	}
 	trellis_destroy(t);

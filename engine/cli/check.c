@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 
 static const char help[] =
-	"usage: trellis check [--device auto|cpu|reference] [--threads N] [--quiet] DIR\n"
+	"usage: trellis check [--device NAME] [--dtype TYPE] [--threads N] [--quiet] DIR\n"
 	"\n"
 	"Runs every case found in DIR and the directories below it and compares each expected tensor: networks with\n"
 	"their intermediates, samplers, image encoders, whole pipelines, FlexiCubes, pictures and random numbers.\n"
@@ -20,7 +20,9 @@ static const char help[] =
 	"directory without any case.\n"
 	"\n"
 	"Options:\n"
-	"  -d, --device NAME  auto (default), cpu, or reference: the plain and slow C version of every operation\n"
+	"  -d, --device NAME  auto (default), cpu, cuda, cuda:N, or reference: the plain and slow C version of every\n"
+	"                     operation\n"
+	"      --dtype TYPE   f16 (default), bf16 or f32 on CUDA; half precision has wider gates\n"
 	"  -t, --threads N    processor threads (default: all)\n"
 	"  -q, --quiet        print only what fails, and the last line\n"
 	"  -h, --help         print this text\n"
@@ -137,21 +139,25 @@ static void check_directory(struct check *k, const char *directory, int depth)
 int command_check(int argc, char **argv)
 {
 	static const struct option options[] = {{"device", required_argument, NULL, 'd'},
-		{"threads", required_argument, NULL, 't'}, {"quiet", no_argument, NULL, 'q'},
-		{"help", no_argument, NULL, 'h'}, {0}};
+		{"dtype", required_argument, NULL, 'y'}, {"threads", required_argument, NULL, 't'},
+		{"quiet", no_argument, NULL, 'q'}, {"help", no_argument, NULL, 'h'}, {0}};
 	struct comparison c = {0};
-	struct check k = {.c = &c, .device = "auto"};
+	struct check k = {.c = &c};
+	struct device d;
 	struct error err;
 	int option;
 
 	while ((option = getopt_long(argc, argv, "d:t:qh", options, NULL)) != -1) {
 		switch (option) {
 		case 'd':
-			k.device = optarg;
+			k.wish.name = optarg;
+			break;
+		case 'y':
+			k.wish.dtype = optarg;
 			break;
 		case 't':
-			k.threads = atoi(optarg);
-			if (k.threads < 1)
+			k.wish.threads = atoi(optarg);
+			if (k.wish.threads < 1)
 				return cli_usage(argv[0], "--threads %s: wanted a number from 1", optarg);
 			break;
 		case 'q':
@@ -172,12 +178,16 @@ int command_check(int argc, char **argv)
 		error_set(&err, "%s: no such directory", k.root);
 		return cli_fail(argv[0], &err);
 	}
-	k.b = device_create(k.device, k.threads, &err);
-	if (!k.b)
+	if (!device_open(&d, &k.wish, &err))
 		return cli_fail(argv[0], &err);
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	printf("device %s, %s\n", d.info.name, d.info.dtype);
+	if (d.info.note[0])
+		printf("note: %s\n", d.info.note);
+	k.b = d.backend;
+	c.half = strcmp(d.info.dtype, "f32") != 0;
 	check_directory(&k, k.root, 0);
-	backend_destroy(k.b);
+	device_close(&d);
 	if (c.taps_left)
 		printf("%d intermediates in the files are not produced here and were not compared\n", c.taps_left);
 	if (!c.compared)

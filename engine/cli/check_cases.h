@@ -4,12 +4,12 @@
 #define TRELLIS_CHECK_CASES_H
 
 #include "compare.h"
+#include "device.h"
 
 struct check {
 	struct comparison *c;
-	struct backend *b;
-	const char *device;
-	int threads;
+	struct backend *b; /* of the wish */
+	struct device_wish wish;
 	const char *root; /* the directory being checked: labels are relative to it */
 };
 

@@ -208,7 +208,7 @@ void check_pipeline(struct check *k, const char *directory)
 	int size = m && m->roles[ROLE_ENCODER] ? m->roles[ROLE_ENCODER]->config.image_size : 518;
 
 	check_label(k, label, sizeof label, directory);
-	struct trellis *t = trellis_assemble(m, m ? device_create(k->device, k->threads, &err) : NULL, &err);
+	struct trellis *t = trellis_assemble(m, &k->wish, &err);
 	if (t)
 		compare_pipeline(k, t, directory, label, gaussians, size, &err);
 	else
@@ -269,8 +269,9 @@ void check_flexicubes(struct check *k, const char *path)
 	int32_t *cases = NULL;
 	int64_t n_cases = 0;
 	struct safetensors *f = safetensors_open(path, &err);
-	bool ok = f != NULL;
+	bool ok = f != NULL, half = k->c->half;
 
+	k->c->half = false; /* done in f32 wherever */
 	check_label(k, label, sizeof label, path);
 	for (int i = 0; ok && i < 5; i++)
 		if (i != 3 || safetensors_find(f, names[i])) /* colours may be absent */
@@ -294,6 +295,7 @@ void check_flexicubes(struct check *k, const char *path)
 		free(in[i]);
 	free(positions);
 	free(cases);
+	k->c->half = half;
 	surface_finish(&s);
 	safetensors_close(f);
 }

@@ -103,7 +103,7 @@ static bool run_structure_decoder(struct module_case *m, struct error *err)
 				coords[3 * n++ + 2] = (int32_t)(i % side);
 			}
 		golden_matrix(&m->golden, "logits", logits, side * side * side, 1);
-		golden_integers(&m->golden, "coords", coords, n, 3);
+		golden_voxels(&m->golden, "coords", coords, n);
 	}
 	structure_decoder_destroy(d);
 	free(z);
@@ -132,14 +132,6 @@ static bool run_latent_flow(struct module_case *m, struct error *err)
 	free(t);
 	free(v);
 	return ok;
-}
-
-void check_surface(struct golden *g, const struct surface *s)
-{
-	golden_matrix(g, "vertices", s->vertices, s->n_vertices, 3);
-	golden_integers(g, "faces", s->faces, s->n_faces, 3);
-	if (s->attrs)
-		golden_matrix(g, "vertex_attrs", s->attrs, s->n_vertices, 6);
 }
 
 /* NAME.mesh.safetensors, when it is there. */

@@ -10,6 +10,7 @@ struct comparison {
 	int compared, expected, failed; /* tensors */
 	int taps_left;			/* intermediates in the files that no stage of ours produces */
 	bool quiet;			/* print failures only */
+	bool half;			/* computed in half precision: the wider gates */
 };
 
 /* A file of expectations: "expect.NAME" must be compared, "tap.NAME" may be, others are inputs. */
@@ -34,6 +35,12 @@ void golden_matrix(struct golden *g, const char *name, const float *values, int6
 /* Compare number by number in the file's own order. */
 void golden_flat(struct golden *g, const char *name, const float *values, int64_t count);
 void golden_integers(struct golden *g, const char *name, const int32_t *values, int64_t rows, int64_t cols);
+/* The same for [n, 3] voxels in lexicographic order: in half precision a few may be missing or too many. */
+void golden_voxels(struct golden *g, const char *name, const int32_t *values, int64_t n);
+/* The tensor of this name, to be judged by the caller: each found gets one verdict, which is printed with the text. */
+const struct st_tensor *golden_find(struct golden *g, const char *name);
+__attribute__((format(printf, 4, 5))) void golden_verdict(
+	struct golden *g, const char *name, bool ok, const char *format, ...);
 /* A sink that hands every tap to golden_matrix and golden_integers. */
 struct tap_sink golden_taps(struct golden *g);
 

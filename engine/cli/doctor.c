@@ -292,7 +292,7 @@ static void run_job(struct report *r, const char *path)
 		say(r, FAIL, "job", "a picture of a ball became a mesh without triangles");
 	else
 		say(r, OK, "job", "a picture of a ball became %lld voxels and %lld triangles in %.1f s on %s",
-			(long long)latent.n, (long long)mesh.n_faces, clock_s() - start, trellis_device_name(t));
+			(long long)latent.n, (long long)mesh.n_faces, clock_s() - start, trellis_device(t)->name);
 	trellis_mesh_finish(&mesh);
 	trellis_latent_finish(&latent);
 	trellis_destroy(t);

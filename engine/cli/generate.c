@@ -31,7 +31,8 @@ static const char help[] =
 	"      --simplify R      keep this share of the triangles (below 1) or about so many (1 and above)\n"
 	"      --keep-shell      keep the inner shell that the official extraction puts behind the surface\n"
 	"      --no-preview      write no IMAGE.preview.png beside the mesh\n"
-	"  -d, --device NAME     auto (default) or cpu\n"
+	"  -d, --device NAME     auto (default: CUDA where it works, else cpu), cpu, cuda or cuda:N\n"
+	"      --dtype TYPE      f16 (default), bf16 or f32 on CUDA; the CPU computes in f32\n"
 	"  -t, --threads N       processor threads (default: all)\n"
 	"      --taps FILE       also write the run's intermediates as safetensors: cond, ss_noise, z_s, coords,\n"
 	"                        slat_noise, slat, vertices, faces, vertex_attrs (one picture)\n"
@@ -288,16 +289,16 @@ static bool generate_one(
 	return ok;
 }
 
-enum { OPT_STEPS = 256, OPT_CFG, OPT_SIMPLIFY, OPT_SHELL, OPT_PREVIEW, OPT_TAPS };
+enum { OPT_STEPS = 256, OPT_DTYPE, OPT_CFG, OPT_SIMPLIFY, OPT_SHELL, OPT_PREVIEW, OPT_TAPS };
 
 static const struct option long_options[] = {{"output", required_argument, NULL, 'o'},
 	{"model", required_argument, NULL, 'm'}, {"format", required_argument, NULL, 'f'},
 	{"seed", required_argument, NULL, 's'}, {"steps", required_argument, NULL, OPT_STEPS},
 	{"cfg", required_argument, NULL, OPT_CFG}, {"simplify", required_argument, NULL, OPT_SIMPLIFY},
 	{"keep-shell", no_argument, NULL, OPT_SHELL}, {"no-preview", no_argument, NULL, OPT_PREVIEW},
-	{"device", required_argument, NULL, 'd'}, {"threads", required_argument, NULL, 't'},
-	{"taps", required_argument, NULL, OPT_TAPS}, {"quiet", no_argument, NULL, 'q'},
-	{"help", no_argument, NULL, 'h'}, {0}};
+	{"device", required_argument, NULL, 'd'}, {"dtype", required_argument, NULL, OPT_DTYPE},
+	{"threads", required_argument, NULL, 't'}, {"taps", required_argument, NULL, OPT_TAPS},
+	{"quiet", no_argument, NULL, 'q'}, {"help", no_argument, NULL, 'h'}, {0}};
 
 /* One option; false with err when its value is wrong. */
 static bool take_option(struct settings *s, int option, const char *value, struct error *err)
@@ -343,6 +344,9 @@ static bool take_option(struct settings *s, int option, const char *value, struc
 	case 'd':
 		s->options.device = value;
 		return true;
+	case OPT_DTYPE:
+		s->options.dtype = value;
+		return true;
 	case 't':
 		s->options.threads = (int)strtol(value, &end, 10);
 		return (!*end && s->options.threads > 0 && s->options.threads <= 4096) ||
@@ -383,7 +387,10 @@ int command_generate(int argc, char **argv)
 	if (!t)
 		return cli_fail(argv[0], &err);
 	if (!s.quiet) {
-		printf("model: %s, device: %s\n", trellis_model_name(t), trellis_device_name(t));
+		const struct trellis_device *d = trellis_device(t);
+		printf("model: %s, device: %s, %s\n", trellis_model_name(t), d->name, d->dtype);
+		if (d->note[0])
+			printf("note: %s\n", d->note);
 		if (trellis_model_note(t)[0])
 			printf("note: %s\n", trellis_model_note(t));
 	}

@@ -68,23 +68,16 @@ static void tell(const struct message *message)
 		shutdown(PROTOCOL_FD, SHUT_RDWR);
 }
 
-static uint64_t memory_bytes(void)
-{
-	long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-	return pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
-}
-
 /* t NULL: it is loading, or has failed with reason. */
 static void tell_status(const struct trellis *t, enum model_state state, const char *reason)
 {
 	struct message m = {.type = MESSAGE_STATUS, .status = {.state = state, .percent = -1}};
 	if (t) {
-		m.status.device_memory = memory_bytes();
-		MESSAGE_STRING(m.status.device, trellis_device_name(t));
-		MESSAGE_STRING(m.status.dtype, "f32");
-		if (access("/proc/driver/nvidia/version", F_OK) == 0)
-			MESSAGE_STRING(
-				m.status.device_note, "the NVIDIA GPU is not used: this build has no CUDA backend");
+		const struct trellis_device *d = trellis_device(t);
+		m.status.device_memory = d->memory_bytes;
+		MESSAGE_STRING(m.status.device, d->name);
+		MESSAGE_STRING(m.status.dtype, d->dtype);
+		MESSAGE_STRING(m.status.device_note, d->note);
 		MESSAGE_STRING(m.status.model, trellis_model_name(t));
 		MESSAGE_STRING(m.status.model_note, trellis_model_note(t));
 	}

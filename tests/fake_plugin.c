@@ -1,0 +1,342 @@
+/* fake_plugin.c - stands in for trellis-cuda.so where there is no GPU: the CPU backend behind the plugin's interface, which
+ * works or fails as the file named by TRELLIS_FAKE_PLUGIN says. The file has words separated by white space, read when the
+ * plugin is loaded:
+ *
+ *   devices=N        so many devices (1); 0: none
+ *   abi=N            another interface
+ *   count=TEXT       no device can be used, because (here and below _ stands for a space)
+ *   describe=TEXT    the device can't, because
+ *   create=TEXT      nor made a backend, because
+ *   bytes=N          allocations beyond so much in all fail; half of it counts as free at the start
+ *   FAULT=N          at the N-th op after the probe: see faults below
+ *   load=FAULT       the fault at the first weight of a model
+ *   probe=FAULT      the fault in the probe
+ *   only=N           of device N alone; else of all
+ *   tokens=DIR       a fault happens only if a file of DIR can be removed: so many times in all, over all processes
+ *   slow=MS          each op takes so long
+ *
+ * Products, norms and attention are rounded to the dtype asked for; products are what is counted as ops. */
+#include "backend_impl.h"
+#include "plugin.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum kind { KIND_NONE, KIND_MEMORY, KIND_STICKY, KIND_WRONG, KIND_HANG, KIND_CRASH, KIND_CALL, KIND_COUNT };
+static const char *const faults[KIND_COUNT] = {"none", /* */
+	"memory",				       /* out of memory, and well again afterwards */
+	"sticky",				       /* every call fails from then on */
+	"wrong",				       /* results are wrong from then on */
+	"hang",					       /* never comes back */
+	"crash",				       /* the process dies of a signal */
+	"call"};				       /* one call fails */
+
+/* What the probe itself does: so many of the counted ops. */
+enum { PROBE_OPS = 1 };
+
+static struct {
+	int devices, abi, slow_ms, only;
+	char count[200], describe[200], create[200], tokens[300];
+	long at[KIND_COUNT]; /* 0: never */
+	enum kind load, probe;
+	size_t memory, used;
+} plan;
+
+static struct {
+	struct backend_ops ops;
+	const struct backend_ops *cpu;
+	bool lost, wrong;
+	int ordinal;
+	enum dtype dtype;
+	long n; /* ops so far */
+} fake;
+
+static void copy_text(char *out, size_t size, const char *text)
+{
+	snprintf(out, size, "%s", text);
+	for (char *p = out; *p; p++)
+		*p = *p == '_' ? ' ' : *p;
+}
+
+static enum kind kind_named(const char *name)
+{
+	for (int i = 0; i < KIND_COUNT; i++)
+		if (!strcmp(faults[i], name))
+			return (enum kind)i;
+	return KIND_NONE;
+}
+
+static void take_word(char *word)
+{
+	char *value = strchr(word, '=');
+	if (!value)
+		return;
+	*value++ = '\0';
+	if (!strcmp(word, "devices"))
+		plan.devices = atoi(value);
+	else if (!strcmp(word, "abi"))
+		plan.abi = atoi(value);
+	else if (!strcmp(word, "only"))
+		plan.only = atoi(value);
+	else if (!strcmp(word, "slow"))
+		plan.slow_ms = atoi(value);
+	else if (!strcmp(word, "bytes"))
+		plan.memory = (size_t)atol(value);
+	else if (!strcmp(word, "count"))
+		copy_text(plan.count, sizeof plan.count, value);
+	else if (!strcmp(word, "describe"))
+		copy_text(plan.describe, sizeof plan.describe, value);
+	else if (!strcmp(word, "create"))
+		copy_text(plan.create, sizeof plan.create, value);
+	else if (!strcmp(word, "tokens"))
+		snprintf(plan.tokens, sizeof plan.tokens, "%s", value);
+	else if (!strcmp(word, "load"))
+		plan.load = kind_named(value);
+	else if (!strcmp(word, "probe"))
+		plan.probe = kind_named(value);
+	else
+		plan.at[kind_named(word)] = atol(value);
+}
+
+static void read_plan(void)
+{
+	char text[2000] = "", *rest = text, *word;
+	const char *path = getenv("TRELLIS_FAKE_PLUGIN");
+	FILE *f = path ? fopen(path, "re") : NULL;
+	plan.devices = 1;
+	plan.abi = TRELLIS_PLUGIN_ABI;
+	plan.only = -1;
+	if (f) {
+		size_t n = fread(text, 1, sizeof text - 1, f);
+		text[n] = '\0';
+		fclose(f);
+	}
+	while ((word = strsep(&rest, " \t\n")))
+		take_word(word);
+}
+
+/* ---- faults ---- */
+
+static bool take_token(void)
+{
+	bool taken = false;
+	struct dirent *entry;
+	DIR *dir = *plan.tokens ? opendir(plan.tokens) : NULL;
+	if (!*plan.tokens)
+		return true;
+	while (dir && !taken && (entry = readdir(dir)))
+		taken = entry->d_name[0] != '.' && unlinkat(dirfd(dir), entry->d_name, 0) == 0;
+	if (dir)
+		closedir(dir);
+	return taken;
+}
+
+static void happen(struct backend *b, enum kind kind)
+{
+	if (kind == KIND_NONE || (plan.only >= 0 && plan.only != fake.ordinal) || !take_token())
+		return;
+	switch (kind) {
+	case KIND_MEMORY:
+		backend_fail_as(b, FAULT_MEMORY, "out of device memory: 1234 bytes wanted");
+		break;
+	case KIND_STICKY:
+		fake.lost = true;
+		break;
+	case KIND_WRONG:
+		fake.wrong = true;
+		break;
+	case KIND_HANG:
+		for (;;)
+			pause();
+	case KIND_CRASH:
+		abort();
+	case KIND_CALL:
+		backend_fail(b, "fakeLaunch failed: 719");
+		break;
+	default:
+		break;
+	}
+}
+
+/* Before every op that is counted. False: it is not done. */
+static bool begin(struct backend *b)
+{
+	if (plan.slow_ms)
+		usleep((useconds_t)plan.slow_ms * 1000);
+	fake.n++;
+	if (fake.n == PROBE_OPS)
+		happen(b, plan.probe);
+	for (int i = 1; i < KIND_COUNT; i++)
+		if (plan.at[i] && fake.n == plan.at[i] + PROBE_OPS)
+			happen(b, (enum kind)i);
+	if (fake.lost)
+		backend_fail_as(b, FAULT_DEVICE, "fakeLaunch failed: an illegal memory access was encountered");
+	return !b->failed;
+}
+
+/* What the dtype that was asked for leaves of the results, or a fault. Activations are stored in f32 all the same, so the
+ * probe takes the device for one of f32 and must see none of it. */
+static void end(struct tensor y)
+{
+	bool rounds = fake.dtype != DTYPE_F32 && fake.n > PROBE_OPS;
+	for (int64_t r = 0; r < y.rows && (fake.wrong || rounds); r++)
+		for (int64_t c = 0; c < y.cols; c++) {
+			float *x = (float *)y.data + r * y.stride + c;
+			uint32_t bits;
+			memcpy(&bits, x, sizeof bits);
+			bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000; /* bf16: the upper half, to even */
+			if (fake.wrong)
+				*x += 1;
+			else if (fake.dtype == DTYPE_F16)
+				*x = (float)(_Float16)*x;
+			else
+				memcpy(x, &bits, sizeof bits);
+		}
+}
+
+/* ---- the ops that are counted, and memory ---- */
+
+static void fake_linear(
+	struct backend *b, struct tensor y, struct tensor x, const struct weight *w, const struct epilogue *e)
+{
+	if (begin(b))
+		fake.cpu->linear(b, y, x, w, e);
+	end(y);
+}
+
+static void fake_layer_norm(struct backend *b, struct tensor y, struct tensor x, const struct norm *n)
+{
+	fake.cpu->layer_norm(b, y, x, n);
+	end(y);
+}
+
+static void fake_attention(struct backend *b, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
+	int heads, const struct windows *windows)
+{
+	fake.cpu->attention(b, y, q, k, v, heads, windows);
+	end(y);
+}
+
+/* Allocations are remembered by their size in front of them. */
+enum { FRONT = 64 };
+
+static void *fake_alloc(struct backend *b, size_t bytes)
+{
+	if (plan.memory && plan.used + bytes > plan.memory) {
+		backend_fail_as(b, FAULT_MEMORY, "out of device memory: %zu bytes wanted", bytes);
+		return NULL;
+	}
+	char *p = fake.cpu->alloc(b, bytes + FRONT);
+	if (!p)
+		return NULL;
+	*(size_t *)(void *)p = bytes;
+	plan.used += bytes;
+	return p + FRONT;
+}
+
+static void fake_free(struct backend *b, void *p)
+{
+	if (!p)
+		return;
+	plan.used -= *(size_t *)(void *)((char *)p - FRONT);
+	fake.cpu->free(b, (char *)p - FRONT);
+}
+
+static size_t weight_bytes(const struct weight *w)
+{
+	return (size_t)weight_count(w->kind, w->out, w->in) * sizeof(float);
+}
+
+static struct weight *fake_weight_create(
+	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host)
+{
+	size_t bytes = (size_t)weight_count(kind, out, in) * sizeof(float);
+	if (fake.n >= PROBE_OPS && plan.load) {
+		happen(b, plan.load);
+		plan.load = KIND_NONE;
+	}
+	if (fake.lost)
+		backend_fail_as(b, FAULT_DEVICE, "fakeMemcpy failed: an illegal memory access was encountered");
+	if (plan.memory && plan.used + bytes > plan.memory)
+		backend_fail_as(b, FAULT_MEMORY, "out of device memory: %zu bytes wanted", bytes);
+	if (b->failed)
+		return NULL;
+	struct weight *w = fake.cpu->weight_create(b, kind, out, in, dtype, host);
+	if (w)
+		plan.used += bytes;
+	return w;
+}
+
+static void fake_weight_destroy(struct backend *b, struct weight *w)
+{
+	plan.used -= weight_bytes(w);
+	fake.cpu->weight_destroy(b, w);
+}
+
+/* ---- the plugin ---- */
+
+static int fake_count(struct error *err)
+{
+	if (*plan.count)
+		error_set(err, "%s", plan.count);
+	else if (!plan.devices)
+		error_set(err, "no device is visible");
+	return *plan.count ? 0 : plan.devices;
+}
+
+static bool concerns(int ordinal)
+{
+	return plan.only < 0 || plan.only == ordinal;
+}
+
+static bool fake_describe(int ordinal, struct plugin_device *device, struct error *err)
+{
+	*device = (struct plugin_device){.memory_bytes = plan.memory ? plan.memory : (uint64_t)24 << 30};
+	device->free_bytes = device->memory_bytes / 2 - (plan.used < device->memory_bytes / 2 ? plan.used : 0);
+	snprintf(device->name, sizeof device->name, "Fake");
+	return !*plan.describe || !concerns(ordinal) || error_set(err, "%s", plan.describe);
+}
+
+static struct backend *fake_create(int ordinal, enum dtype act, struct error *err)
+{
+	if (*plan.create && concerns(ordinal)) {
+		error_set(err, "%s", plan.create);
+		return NULL;
+	}
+	struct backend *b = backend_cpu_create(1, err);
+	if (!b)
+		return NULL;
+	fake.ordinal = ordinal;
+	fake.dtype = act;
+	fake.n = 0;
+	fake.lost = fake.wrong = false;
+	fake.cpu = b->ops;
+	fake.ops = *b->ops;
+	fake.ops.name = "fake";
+	fake.ops.alloc = fake_alloc;
+	fake.ops.free = fake_free;
+	fake.ops.weight_create = fake_weight_create;
+	fake.ops.weight_destroy = fake_weight_destroy;
+	fake.ops.linear = fake_linear;
+	fake.ops.layer_norm = fake_layer_norm;
+	fake.ops.attention = fake_attention;
+	b->ops = &fake.ops;
+	return b;
+}
+
+__attribute__((visibility("default"))) const struct trellis_plugin *trellis_plugin(void);
+
+const struct trellis_plugin *trellis_plugin(void)
+{
+	static struct trellis_plugin plugin = {.backend_size = sizeof(struct backend),
+		.ops_size = sizeof(struct backend_ops),
+		.name = "cuda",
+		.count = fake_count,
+		.describe = fake_describe,
+		.create = fake_create};
+	read_plan();
+	plugin.abi = plan.abi;
+	return &plugin;
+}
