@@ -202,7 +202,7 @@ fuzz: ## libFuzzer targets with ASan and UBSan; FUZZ_S=600 seconds each
 		SANITIZE=address,undefined,fuzzer-no-link fuzzers
 	@tests/fuzz/run.sh $(BUILD)/fuzzing $(or $(FUZZ_S),600)
 
-check-crash: all $(TESTS) ## 1,000 random SIGKILLs of daemon, helper and worker under load; ROUNDS=N, SEED=N
+check-crash: all $(TESTS) ## 1,000 random SIGKILLs of daemon, helper and worker under load; ROUNDS=N SEED=N LANES=N
 	@TRELLIS_BUILD=$(abspath $(BUILD)) ROUNDS=$(or $(ROUNDS),1000) tests/scripts/mount_crash.sh
 
 check-long: all $(TESTS) ## 100,000 file operations against a model in memory, and the rest of that test; OPERATIONS=N

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.." || exit 1
 if [ "${LANES:-1}" -gt 1 ]; then
 	lanes=()
 	for lane in $(seq "$LANES"); do
-		LANES=1 ROUNDS=$((ROUNDS / LANES)) SEED=$((${SEED:-$(date +%s)} + lane * 1000)) bash "$0" &
+		ROUNDS=$((ROUNDS / LANES)) LANES=1 SEED=$((${SEED:-$(date +%s)} + lane * 1000)) bash "$0" &
 		lanes+=($!)
 	done
 	for lane in "${lanes[@]}"; do wait "$lane" || failed=1; done
