@@ -254,7 +254,7 @@ def main():
     say('by category (n, IoU, F@.02, F@.01, colour L1): ' + '; '.join(
         f'{k} {len(v)} ' + ' '.join(f'{x:.2f}' for x in np.mean(v, 0)[:3]) + f' {np.mean(v, 0)[3]:.3f}' for k, v in sorted(by.items())))
     if a.sheet:
-        for k in range(0, a.sheet, 20):
+        for k in range(0, min(a.sheet, a.n), 20):
             sheet(os.path.join(a.out, f'contact{k // 20}.png'), S, ms, k, min(20, a.sheet - k))
     say('true structure, generated latents:', row(S.score(S.meshes(S.occ, **sp))))
     views = lens_views(S.pool)

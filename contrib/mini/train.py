@@ -487,6 +487,8 @@ def main():
     global A
     A = arguments()
     stages = [parse_stage(s) for s in A.stages.split(',')]
+    if not 0 < A.seed < 900:
+        raise SystemExit(f'--seed {A.seed}: wanted 1 to 899, objects from 900 000 000 on are held out')
     os.makedirs(A.out, exist_ok=True)
     torch.manual_seed(A.seed)
     if cuda():
@@ -501,8 +503,8 @@ def main():
                      weights=objects.TRAIN_WEIGHTS, rich=True, log=log)
     val = data.Pool(range(900_000_000, 900_000_000 + A.val), A.device, views=1, images=images, seed=77, aux=0, log=log)
     for name, secs, span in stages:
-        # "@s": until second s of this program
-        STAGES[name](pool, val, float(secs[1:]) - (time.time() - T0) if secs[0] == '@' else float(secs), span)
+        # "@s": until second s of this program, but a few steps even if the set-up took longer
+        STAGES[name](pool, val, max(5., float(secs[1:]) - (time.time() - T0)) if secs[0] == '@' else float(secs), span)
         if cuda():
             log(f'peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB')
             torch.cuda.empty_cache()

@@ -3,8 +3,10 @@
     python3 truth.py truth                  # pictures and points
     python3 truth.py truth --model MODEL    # and measure the model on them (CPU, seed 42)
     python3 truth.py DIR --heldout 128      # the same files for held-out objects of any kind, to measure the engine with
+    python3 truth.py DIR --heldout 57 --meshes 1   # and their true meshes and views, for blender.py
 """
 import argparse
+import json
 import os
 
 import numpy as np
@@ -22,7 +24,7 @@ SCALE = 65534.            # int16 coordinate = position * SCALE, position in -0.
 
 
 def one(seed, name=None, yaw=None, pitch=None, size=512):
-    """-> straight-alpha picture [size,size,4], true mesh, name.  Without a name: any kind, seen from anywhere it was trained."""
+    """-> straight-alpha picture [size,size,4], true mesh, name, view row.  Without a name: any kind, seen from anywhere it was trained."""
     pool = data.Pool([seed], 'cpu', views=1, aux=0, images=False, log=lambda *a: None)
     v = data.random_views(torch.zeros(1), torch.Generator().manual_seed(seed % (1000 if name else 100000)))[0]
     if name:
@@ -33,7 +35,8 @@ def one(seed, name=None, yaw=None, pitch=None, size=512):
     im = pool.objs.render(data.frame(pool.objs, v), 2 * size)[0][0].float()
     a = im[..., 3:].reshape(size, 2, size, 2, 1).mean((1, 3))
     c = (im[..., :3] * im[..., 3:] / 255).reshape(size, 2, size, 2, 3).mean((1, 3)) / (a / 255).clamp_min(1e-3)
-    return torch.cat([c.clamp(0, 255), a], -1).round().byte().numpy(), evaluate.gt_mesh(pool, 0), objects.NAMES[int(pool.objs.cat[0])]
+    return torch.cat([c.clamp(0, 255), a], -1).round().byte().numpy(), evaluate.gt_mesh(pool, 0), \
+        objects.NAMES[int(pool.objs.cat[0])], v[0]
 
 
 def write_truth(base, im, g):
@@ -59,10 +62,17 @@ def read_points(path):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument('out'), p.add_argument('--model', default=''), p.add_argument('--heldout', type=int, default=0)
+    p.add_argument('--meshes', type=int, default=0)
     a = p.parse_args()
+    os.makedirs(a.out, exist_ok=True)
     for i in range(a.heldout):
-        im, g, name = one(900_000_000 + i)
-        write_truth(os.path.join(a.out, f'{i:03d}-{name}'), im, g)
+        im, g, name, v = one(900_000_000 + i)
+        base = os.path.join(a.out, f'{i:03d}-{name}')
+        write_truth(base, im, g)
+        if a.meshes:
+            mesh.write_ply(base + '.mesh.ply', *g)
+            with open(base + '.view.json', 'w') as f:
+                json.dump({'right': v[3:6].tolist(), 'up': v[6:9].tolist(), 'forward': v[9:12].tolist()}, f)
     if a.heldout:
         return
     pl = P.Pipeline.load(a.model) if a.model else None
