@@ -16,6 +16,13 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+/* A truncation or chown takes the set-id bits away, whoever does it; before a write by one who may not keep them the
+ * kernel sends a SETATTR of nothing. It leaves the bits to us (mount.c). */
+static uint32_t without_set_id(uint32_t mode)
+{
+	return mode & ~(S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
+}
+
 /* The content is no longer what a job was made of: a queued job is withdrawn, a running one cancelled. */
 static void mark_dirty(struct fs *fs, struct tree_node *node)
 {
@@ -57,6 +64,7 @@ static int truncate_node(struct fs *fs, struct tree_node *node, int fd, int64_t 
 	if (size < 0 || ftruncate(fd, size) != 0)
 		return size < 0 ? EINVAL : errno;
 	set_size(fs, node, size);
+	node->mode = without_set_id(node->mode);
 	mark_dirty(fs, node);
 	return 0;
 }
@@ -294,6 +302,8 @@ static int set_file_size(struct fs *fs, struct tree_node *node, struct handle *h
 static int set_attributes(struct fs *fs, struct tree_node *node, unsigned what, const struct stat *st)
 {
 	struct tree_node changed = *node;
+	if ((!what || what & (FILES_UID | FILES_GID)) && S_ISREG(node->mode))
+		changed.mode = without_set_id(node->mode);
 	if (what & FILES_MODE)
 		changed.mode = (node->mode & S_IFMT) | (st->st_mode & 07777);
 	if (what & FILES_UID)
@@ -329,7 +339,7 @@ int files_setattr(struct fs *fs, uint64_t id, struct handle *handle, unsigned wh
 		error = EPERM; /* the mount's options say these */
 	if (!error && what & FILES_SIZE)
 		error = set_file_size(fs, node, handle, st->st_size);
-	if (!error && what & ~FILES_SIZE)
+	if (!error && what != FILES_SIZE)
 		error = set_attributes(fs, node, what, st);
 	if (!error)
 		names_fill_stat(node, st);

@@ -25,6 +25,7 @@
 #include "tree.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 
 struct ingest;
@@ -50,6 +51,7 @@ struct fs {
 	struct state state;	       /* constant after the start */
 	int64_t start_ns;	       /* constant: CLOCK_MONOTONIC */
 	dev_t device;		       /* of the mount, as the helper saw it; scheduler thread only */
+	atomic_bool greeting;	       /* the reply to the kernel's INIT is on its way (mount.c) */
 
 	pthread_mutex_t lock;
 	struct tree tree;		/* lock */

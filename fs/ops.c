@@ -76,10 +76,11 @@ static void reply_attr(fuse_req_t req, int error, const struct stat *st)
 
 static void op_init(void *user, struct fuse_conn_info *conn)
 {
-	(void)user;
-	conn->want |= conn->capable & (FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS);
-	conn->want &= ~(FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_SPLICE_READ |
-			FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
+	struct fs *fs = user;
+	fs->greeting = true;
+	conn->want |= conn->capable & (FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
+					      FUSE_CAP_HANDLE_KILLPRIV);
+	conn->want &= ~(FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
 	conn->max_background = 64;
 	conn->congestion_threshold = 48;
 }

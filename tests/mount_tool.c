@@ -254,7 +254,7 @@ static int measure_stat(const char *path, double seconds)
 		closedir(dir);
 	}
 	qsort(times, n, sizeof *times, compare);
-	printf("%zu stats, median %.3f ms, p99 %.3f ms, max %.3f ms\n", n, 1e3 * times[n / 2],
+	printf("%zu stats, median %.4f ms, p99 %.4f ms, max %.3f ms\n", n, 1e3 * times[n / 2],
 		1e3 * times[n * 99 / 100], 1e3 * times[n - 1]);
 	free(times);
 	return 0;

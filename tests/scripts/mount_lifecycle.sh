@@ -169,4 +169,11 @@ echo '{"repaired": true}' >"$dir/model/pipeline.json"
 wait_for "$mnt/out/model.glb" 45
 mount_stop
 [ ! -e "$mnt/in" ] || fail "still mounted"
+
+# The kernel does not ask for an attribute before each write, which would double the requests.
+mount_start -d
+dd if=/dev/zero of="$mnt/in/zeros" bs=64k count=32 status=none
+mount_stop
+asked=$(grep -c 'opcode: GETXATTR' "$dir/log") written=$(grep -c 'opcode: WRITE' "$dir/log")
+[ "$written" -ge 2 ] && [ "$asked" -le 4 ] || fail "$written writes took $asked questions for attributes"
 finish

@@ -46,6 +46,14 @@ diff -r "$in/fs" fs >/dev/null || [ -d "$TRELLIS_BUILD/../fs" ] || fail "cp -a o
 
 # Attributes.
 chmod 4751 "$in/two"; is "chmod" 4751 "$(stat -c %a "$in/two")"
+chmod 2644 "$in/two"; truncate -s 3 "$in/two"; is "a truncation and set-gid without x" 2644 "$(stat -c %a "$in/two")"
+chmod 6755 "$in/two"; truncate -s 2 "$in/two"; is "a truncation takes set-id bits away" 755 "$(stat -c %a "$in/two")"
+if [ "$(id -u)" = 0 ]; then
+	chmod 6755 "$in/two"; chown 12345 "$in/two"; is "chown takes set-id bits away" 755 "$(stat -c %a "$in/two")"
+	chmod 6755 "$in/two"; echo more >>"$in/two"; is "the superuser's write keeps set-id bits" 6755 "$(stat -c %a "$in/two")"
+	setpriv --reuid 12345 --clear-groups echo more >>"$in/two"; is "another's write takes them away" 755 "$(stat -c %a "$in/two")"
+	chown 0 "$in/two"
+fi
 touch -d '2001-02-03 04:05:06.5' "$in/two"; is "utimes" '2001-02-03 04:05:06.500000000' "$(stat -c %y "$in/two" | cut -c1-29)"
 setfattr -n user.x -v 1 "$in/two" && setfattr -n user.y -v 22 "$in/two" && setfattr -x user.x "$in/two"
 is "xattrs" user.y "$(getfattr --absolute-names "$in/two" 2>/dev/null | grep user)"
