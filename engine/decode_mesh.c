@@ -160,8 +160,8 @@ static struct tensor features_forward(struct run *run, const struct mesh_decoder
 		return out;
 	struct tensor h = scratch_new(b, n, channels);
 	struct tensor middle = scratch_new(b, 8 * n, channels / 4);
-	struct tensor children = scratch_new_as(b, DTYPE_I32, 8 * n, 27);
-	struct tensor grandchildren = scratch_new_as(b, DTYPE_I32, 64 * n, 27);
+	struct tensor children = scratch_new_as(b, DTYPE_I32, 8 * n, NEIGHBOUR_COLS);
+	struct tensor grandchildren = scratch_new_as(b, DTYPE_I32, 64 * n, NEIGHBOUR_COLS);
 
 	*ok = latent_transformer_forward(run, &d->transformer, coords, n, latent, h, err);
 	if (*ok) {

@@ -23,7 +23,7 @@ void voxels_connect(struct run *run, struct voxels *v)
 {
 	struct backend *b = run->b;
 
-	v->neighbours = scratch_new_as(b, DTYPE_I32, v->n, 27);
+	v->neighbours = scratch_new_as(b, DTYPE_I32, v->n, NEIGHBOUR_COLS);
 	size_t mark = scratch_mark(b);
 	struct tensor coords = scratch_new_as(b, DTYPE_I32, v->n, 3);
 	op_upload_i32(b, coords, v->coords);

@@ -9,7 +9,7 @@
 struct voxels {
 	int64_t n;
 	int32_t *coords;	  /* [n, 3], owned */
-	struct tensor neighbours; /* I32 [n, 27]; none until voxels_connect */
+	struct tensor neighbours; /* I32 [n, 28]; none until voxels_connect */
 	struct tensor parent;	  /* I32 [n, 1]: row in the coarser level; none at the coarsest */
 };
 

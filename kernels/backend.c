@@ -245,7 +245,7 @@ void op_sparse_conv(struct backend *b, struct tensor y, struct tensor x, const s
 	if (!backend_ok(b) || y.rows == 0)
 		return;
 	check_product(y, x, w, WEIGHT_SPARSE3, e);
-	assert(y.rows == x.rows && is_index(neighbours, x.rows, 27));
+	assert(y.rows == x.rows && is_index(neighbours, x.rows, NEIGHBOUR_COLS));
 	b->ops->sparse_conv(b, y, x, w, neighbours, e ? e : &no_epilogue);
 }
 
@@ -255,7 +255,7 @@ void op_sparse_conv_up(struct backend *b, struct tensor y, struct tensor x, cons
 	if (!backend_ok(b) || y.rows == 0)
 		return;
 	check_product(y, x, w, WEIGHT_SPARSE3_UP, e);
-	assert(y.rows == 8 * x.rows && is_index(neighbours, x.rows, 27));
+	assert(y.rows == 8 * x.rows && is_index(neighbours, x.rows, NEIGHBOUR_COLS));
 	b->ops->sparse_conv_up(b, y, x, w, neighbours, e ? e : &no_epilogue);
 }
 
@@ -263,7 +263,7 @@ void op_neighbours(struct backend *b, struct tensor table, struct tensor coords)
 {
 	if (!backend_ok(b) || coords.rows == 0)
 		return;
-	assert(is_index(coords, coords.rows, 3) && is_index(table, coords.rows, 27));
+	assert(is_index(coords, coords.rows, 3) && is_index(table, coords.rows, NEIGHBOUR_COLS));
 	b->ops->neighbours(b, table, coords);
 }
 
@@ -271,7 +271,8 @@ void op_neighbours_up(struct backend *b, struct tensor table, struct tensor pare
 {
 	if (!backend_ok(b) || parents.rows == 0)
 		return;
-	assert(is_index(parents, parents.rows, 27) && is_index(table, 8 * parents.rows, 27));
+	assert(is_index(parents, parents.rows, NEIGHBOUR_COLS));
+	assert(is_index(table, 8 * parents.rows, NEIGHBOUR_COLS));
 	b->ops->neighbours_up(b, table, parents);
 }
 

@@ -184,20 +184,21 @@ void op_conv3d(struct backend *b, struct tensor y, struct tensor x, const struct
 
 /* Submanifold 3x3x3 cross-correlation over active voxels:
  * y[p, :] = epilogue(sum over k with neighbours[p, k] >= 0 of w[:, k, :] x[neighbours[p, k], :]).
- * neighbours: I32 [n, 27], k = (kx * 3 + ky) * 3 + kz. y may not overlap x. */
+ * neighbours: I32 [n, 28] as op_neighbours writes it, k = (kx * 3 + ky) * 3 + kz. y may not overlap x. */
 void op_sparse_conv(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
 	struct tensor neighbours, const struct epilogue *e);
 
 /* op_sparse_conv on the subdivision of x, computed at the parents: every parent row stands for eight equal children at
- * 2 xyz + (dx, dy, dz), child row 8 p + (dx * 2 + dy) * 2 + dz. x[n, in], neighbours[n, 27] of the parents, y[8 n, out].
+ * 2 xyz + (dx, dy, dz), child row 8 p + (dx * 2 + dy) * 2 + dz. x[n, in], neighbours[n, 28] of the parents, y[8 n, out].
  * w is of kind WEIGHT_SPARSE3_UP. Exact: the taps that meet the same parent are added when the weight is loaded. */
 void op_sparse_conv_up(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
 	struct tensor neighbours, const struct epilogue *e);
 
 /* table[p, k] = the row whose coordinates are coords[p] + (kx - 1, ky - 1, kz - 1), or -1.
- * coords: I32 [n, 3], distinct, 0 <= c < 2^20. table: I32 [n, 27]. */
+ * table[:, 27]: a permutation of the rows, the order in which this backend's convolutions take them.
+ * coords: I32 [n, 3], distinct, 0 <= c < 2^20. table: I32 [n, 28]. */
 void op_neighbours(struct backend *b, struct tensor table, struct tensor coords);
-/* The table of the subdivision: table[8 n, 27] from the parents' [n, 27]. */
+/* The table of the subdivision: table[8 n, 28] from the parents' [n, 28]. */
 void op_neighbours_up(struct backend *b, struct tensor table, struct tensor parents);
 
 /* Over each row. y may be x. */

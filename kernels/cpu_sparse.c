@@ -238,6 +238,7 @@ void cpu_neighbours(struct backend *b, struct tensor table, struct tensor coords
 			const int32_t *p = cpu_row_i32(coords, r);
 			int32_t wanted[3] = {p[0] + k / 9 - 1, p[1] + k / 3 % 3 - 1, p[2] + k % 3 - 1};
 			cpu_row_i32(table, r)[k] = *hash_find(&h, wanted);
+			cpu_row_i32(table, r)[NEIGHBOUR_ORDER] = (int32_t)r;
 		}
 done:
 	scratch_release(b, mark);
@@ -259,5 +260,6 @@ void cpu_neighbours_up(struct backend *b, struct tensor table, struct tensor par
 		for (int k = 0; k < 27; k++) {
 			int32_t p = cpu_row_i32(parents, r / CHILDREN)[column[r % CHILDREN][k]];
 			cpu_row_i32(table, r)[k] = p < 0 ? -1 : p * CHILDREN + sibling[r % CHILDREN][k];
+			cpu_row_i32(table, r)[NEIGHBOUR_ORDER] = (int32_t)r;
 		}
 }

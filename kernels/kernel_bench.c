@@ -132,14 +132,15 @@ static int32_t *shell(int64_t n, int64_t *count)
 static int64_t prepare_shell(struct backend *b, struct work *k, int64_t voxels, bool up)
 {
 	int64_t n = 0;
-	int32_t *coords = shell(voxels, &n), *table = malloc((size_t)(2 * voxels + 64) * 27 * sizeof *table);
+	int32_t *coords = shell(voxels, &n);
+	int32_t *table = malloc((size_t)(2 * voxels + 64) * NEIGHBOUR_COLS * sizeof *table);
 	if (!coords || !table) {
 		backend_fail(b, "out of memory");
 		goto done;
 	}
 	k->coords = scratch_new_as(b, DTYPE_I32, n, 3);
-	k->parents = scratch_new_as(b, DTYPE_I32, n, 27);
-	k->table = scratch_new_as(b, DTYPE_I32, 8 * n, 27);
+	k->parents = scratch_new_as(b, DTYPE_I32, n, NEIGHBOUR_COLS);
+	k->table = scratch_new_as(b, DTYPE_I32, 8 * n, NEIGHBOUR_COLS);
 	op_upload_i32(b, k->coords, coords);
 	op_neighbours(b, k->parents, k->coords);
 	op_download_i32(b, table, k->parents);
@@ -148,7 +149,7 @@ static int64_t prepare_shell(struct backend *b, struct work *k, int64_t voxels, 
 	for (int64_t i = 0; i < n * 27; i++) {
 		/* A parent at a face, edge or corner offset is met by 4, 2 or 1 of the 8 children, itself by 8. */
 		int k27 = (int)(i % 27), axes = (k27 / 9 != 1) + (k27 / 3 % 3 != 1) + (k27 % 3 != 1);
-		k->pairs += table[i] >= 0 ? (up ? 8 >> axes : 1) : 0;
+		k->pairs += table[i / 27 * NEIGHBOUR_COLS + k27] >= 0 ? (up ? 8 >> axes : 1) : 0;
 	}
 done:
 	free(coords);

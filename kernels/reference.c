@@ -221,6 +221,7 @@ static void reference_neighbours(struct backend *b, struct tensor table, struct 
 		const int32_t *c = at_i32(coords, r);
 		for (int64_t k = 0; k < 27; k++)
 			at_i32(table, r)[k] = -1;
+		at_i32(table, r)[NEIGHBOUR_ORDER] = (int32_t)r;
 		for (int64_t s = 0; s < coords.rows; s++) {
 			int32_t dx = at_i32(coords, s)[0] - c[0] + 1, dy = at_i32(coords, s)[1] - c[1] + 1,
 				dz = at_i32(coords, s)[2] - c[2] + 1;
@@ -241,6 +242,7 @@ static void reference_neighbours_up(struct backend *b, struct tensor table, stru
 			int64_t sx = ((c >> 2) + k / 9 + 1) & 1, sy = ((c >> 1 & 1) + k / 3 % 3 + 1) & 1,
 				sz = ((c & 1) + k % 3 + 1) & 1;
 			at_i32(table, r)[k] = p < 0 ? -1 : (int32_t)(8 * p + (sx * 2 + sy) * 2 + sz);
+			at_i32(table, r)[NEIGHBOUR_ORDER] = (int32_t)r;
 		}
 }
 

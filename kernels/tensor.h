@@ -28,6 +28,9 @@ enum weight_kind {
 	WEIGHT_SPARSE3_UP, /* the same, used by op_sparse_conv_up: merged into eight 2x2x2 kernels */
 };
 
+/* Columns of a neighbour table: the rows that the 27 taps meet, or -1; then the order, see op_neighbours. */
+enum { NEIGHBOUR_ORDER = 27, NEIGHBOUR_COLS = 28 };
+
 enum activation { ACT_NONE, ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF };
 
 #endif

@@ -102,7 +102,8 @@ Test(backend, empty_tensors_are_allowed)
 {
 	struct backend *b = cpu(1);
 	struct error err = {""};
-	struct tensor x = scratch_new(b, 0, 4), y = scratch_new(b, 0, 4), table = scratch_new_as(b, DTYPE_I32, 0, 27);
+	struct tensor x = scratch_new(b, 0, 4), y = scratch_new(b, 0, 4),
+		      table = scratch_new_as(b, DTYPE_I32, 0, NEIGHBOUR_COLS);
 	op_add(b, y, x, x);
 	op_activate(b, y, x, ACT_SILU);
 	op_neighbours(b, table, scratch_new_as(b, DTYPE_I32, 0, 3));
@@ -122,7 +123,7 @@ static float *pass(struct backend *b)
 		coords[i][1] = i / R % R;
 		coords[i][2] = i % R;
 	}
-	struct tensor x = place_noise(b, N, C, 0, 1), table = scratch_new_as(b, DTYPE_I32, N, 27);
+	struct tensor x = place_noise(b, N, C, 0, 1), table = scratch_new_as(b, DTYPE_I32, N, NEIGHBOUR_COLS);
 	struct tensor out = place_noise(b, 14 * N, C, 0, 6);
 	struct weight *linear = weight_noise(b, WEIGHT_LINEAR, C, C, 2), *conv = weight_noise(b, WEIGHT_CONV3, C, C, 3),
 		      *sparse = weight_noise(b, WEIGHT_SPARSE3, C, C, 4),

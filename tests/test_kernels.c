@@ -156,16 +156,25 @@ static int64_t some_voxels(int32_t (*coords)[3], int r, uint32_t seed)
 	return n;
 }
 
+/* The same neighbours, and an order that is a permutation. */
 static void expect_same_table(struct backend *b[2], struct tensor table[2], const char *what)
 {
 	int32_t *values[2];
 	for (int i = 0; i < 2; i++) {
-		values[i] = malloc((size_t)table[i].rows * 27 * sizeof **values);
+		values[i] = malloc((size_t)table[i].rows * NEIGHBOUR_COLS * sizeof **values);
 		op_download_i32(b[i], values[i], table[i]);
 	}
 	for (int64_t r = 0; r < table[0].rows; r++)
-		cr_assert_arr_eq(values[1] + 27 * r, values[0] + 27 * r, 27 * sizeof(int32_t), "%s: row %lld", what,
-			(long long)r);
+		cr_assert_arr_eq(values[1] + NEIGHBOUR_COLS * r, values[0] + NEIGHBOUR_COLS * r, 27 * sizeof(int32_t),
+			"%s: row %lld", what, (long long)r);
+	bool *taken = calloc((size_t)table[0].rows, sizeof *taken);
+	for (int64_t i = 0; i < table[0].rows; i++) {
+		int32_t r = values[1][NEIGHBOUR_COLS * i + NEIGHBOUR_ORDER];
+		cr_assert(r >= 0 && r < table[0].rows && !taken[r], "%s: row %d at place %lld of the order", what, r,
+			(long long)i);
+		taken[r] = true;
+	}
+	free(taken);
 	free(values[0]);
 	free(values[1]);
 }
@@ -182,8 +191,8 @@ static void check_sparse(struct backend *b[2])
 		struct tensor table[2], table_up[2], y[2], up[2];
 		for (int kind = 0; kind < EPILOGUES; kind++) {
 			for (int i = 0; i < 2; i++) {
-				table[i] = scratch_new_as(b[i], DTYPE_I32, n, 27);
-				table_up[i] = scratch_new_as(b[i], DTYPE_I32, 8 * n, 27);
+				table[i] = scratch_new_as(b[i], DTYPE_I32, n, NEIGHBOUR_COLS);
+				table_up[i] = scratch_new_as(b[i], DTYPE_I32, 8 * n, NEIGHBOUR_COLS);
 				op_neighbours(b[i], table[i], place_i32(b[i], *coords, n, 3));
 				op_neighbours_up(b[i], table_up[i], table[i]);
 				struct tensor x = place_noise(b[i], n, in, gap, 1);
@@ -221,13 +230,15 @@ Test(kernels, sparse_conv)
 static void check_sparse_empty(struct backend *b[2])
 {
 	struct tensor y[2];
-	int32_t none[3 * 27];
+	int32_t none[3][NEIGHBOUR_COLS];
 	memset(none, -1, sizeof none);
+	for (int r = 0; r < 3; r++)
+		none[r][NEIGHBOUR_ORDER] = r;
 	for (int i = 0; i < 2; i++) {
 		struct weight *w = weight_noise(b[i], WEIGHT_SPARSE3, 5, 4, 2),
 			      *bias = weight_noise(b[i], WEIGHT_VECTOR, 5, 1, 3);
 		y[i] = room(b[i], 3, 5, 0);
-		op_sparse_conv(b[i], y[i], place_noise(b[i], 3, 4, 0, 1), w, place_i32(b[i], none, 3, 27),
+		op_sparse_conv(b[i], y[i], place_noise(b[i], 3, 4, 0, 1), w, place_i32(b[i], *none, 3, NEIGHBOUR_COLS),
 			&(struct epilogue){.bias = bias});
 		weight_destroy(b[i], w);
 		weight_destroy(b[i], bias);
@@ -247,7 +258,7 @@ static void check_neighbours_far(struct backend *b[2])
 		{(1 << 20) - 1, (1 << 20) - 2, 0}, {0, 0, 1}, {1, 1, 1}};
 	struct tensor table[2];
 	for (int i = 0; i < 2; i++) {
-		table[i] = scratch_new_as(b[i], DTYPE_I32, 5, 27);
+		table[i] = scratch_new_as(b[i], DTYPE_I32, 5, NEIGHBOUR_COLS);
 		op_neighbours(b[i], table[i], place_i32(b[i], *coords, 5, 3));
 	}
 	expect_same_table(b, table, "neighbours");

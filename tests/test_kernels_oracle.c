@@ -119,7 +119,7 @@ Test(oracle, sparse_conv_is_the_dense_one_at_active_voxels)
 				dense_kernel[(o * IN + i) * 27 + k] = sparse_kernel[(o * 27 + k) * IN + i];
 	struct weight *w = weight_of(WEIGHT_SPARSE3, OUT, IN, sparse_kernel);
 	struct weight *w_dense = weight_of(WEIGHT_CONV3, OUT, IN, dense_kernel);
-	struct tensor table = scratch_new_as(b, DTYPE_I32, n, 27);
+	struct tensor table = scratch_new_as(b, DTYPE_I32, n, NEIGHBOUR_COLS);
 	op_neighbours(b, table, place_i32(b, *coords, n, 3));
 	op_sparse_conv(b, y, x, w, table, NULL);
 	op_conv3d(b, dense, volume, w_dense, R, NULL);
@@ -141,12 +141,13 @@ Test(oracle, subdivision_is_the_plain_convolution_on_children)
 			children[i][axis] = 2 * coords[i / 8][axis] + (i % 8 >> (2 - axis) & 1);
 		parent[i] = i / 8;
 	}
-	struct tensor table = scratch_new_as(b, DTYPE_I32, n, 27), table_up = scratch_new_as(b, DTYPE_I32, 8 * n, 27),
-		      table_children = scratch_new_as(b, DTYPE_I32, 8 * n, 27);
+	struct tensor table = scratch_new_as(b, DTYPE_I32, n, NEIGHBOUR_COLS),
+		      table_up = scratch_new_as(b, DTYPE_I32, 8 * n, NEIGHBOUR_COLS),
+		      table_children = scratch_new_as(b, DTYPE_I32, 8 * n, NEIGHBOUR_COLS);
 	op_neighbours(b, table, place_i32(b, *coords, n, 3));
 	op_neighbours_up(b, table_up, table);
 	op_neighbours(b, table_children, place_i32(b, *children, 8 * n, 3));
-	cr_assert_arr_eq(table_up.data, table_children.data, (size_t)n * 8 * 27 * 4, "neighbours_up");
+	cr_assert_arr_eq(table_up.data, table_children.data, (size_t)n * 8 * NEIGHBOUR_COLS * 4, "neighbours_up");
 
 	struct tensor x = place_noise(b, n, IN, 0, 1), fine = room(b, 8 * n, IN, 0);
 	struct tensor y = room(b, 8 * n, OUT, 0), want = room(b, 8 * n, OUT, 0);

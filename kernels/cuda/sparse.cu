@@ -1,0 +1,175 @@
+/* sparse.cu - convolutions as the backend calls them: weights packed, a kernel chosen, shared sums put together.
+ * Packed weights: [tap][out][in] in taps of the official order; for the subdivision [child * 8 + parent][out][in], each
+ * the sum of the taps that meet that parent (see merged_column). */
+#include "conv.cuh"
+
+#include <type_traits>
+
+/* ---- weights ---- */
+
+int64_t launch_pack_count(enum weight_kind kind, int64_t out, int64_t in)
+{
+	return (kind == WEIGHT_SPARSE3_UP ? CHILDREN * MERGED : TAPS) * out * in;
+}
+
+/* Which of a child's 2 parents along an axis tap k (0, 1, 2) of child side d meets: fine coordinate d + k - 1. */
+__device__ __forceinline__ int merged_parent(int d, int k)
+{
+	int fine = d + k - 1;
+	return (fine < 0 ? -1 : fine / 2) - d + 1;
+}
+
+template <typename P, typename F>
+static __global__ void pack(P *packed, const F *from, enum weight_kind kind, int64_t out, int64_t in, int64_t n)
+{
+	for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
+		int64_t channel = i % in, o = i / in % out;
+		int t = (int)(i / (in * out));
+		float sum = 0;
+		if (kind == WEIGHT_CONV3)
+			sum = to_float(from[(o * in + channel) * TAPS + t]);
+		else if (kind == WEIGHT_SPARSE3)
+			sum = to_float(from[(o * TAPS + t) * in + channel]);
+		else
+			for (int k = 0; k < TAPS; k++) {
+				int c = t / MERGED, x = merged_parent(c >> 2, k / 9),
+				    y = merged_parent(c >> 1 & 1, k / 3 % 3), z = merged_parent(c & 1, k % 3);
+				if ((x * 2 + y) * 2 + z == t % MERGED)
+					sum += to_float(from[(o * TAPS + k) * in + channel]);
+			}
+		packed[i] = from_float<P>(sum);
+	}
+}
+
+cudaError_t launch_pack(const struct launch *l, enum weight_kind kind, int64_t out, int64_t in, void *packed,
+	enum dtype packed_type, const void *from, enum dtype from_type)
+{
+	int64_t n = launch_pack_count(kind, out, in), blocks = (n + 255) / 256;
+	if (n == 0)
+		return cudaSuccess;
+	return with_type(packed_type, [&](auto *p) {
+		using P = std::remove_pointer_t<decltype(p)>;
+		return with_type(from_type, [&](auto *f) {
+			using F = std::remove_pointer_t<decltype(f)>;
+			pack<P, F><<<(unsigned)(blocks < 65536 ? blocks : 65536), 256, 0, l->stream>>>(
+				(P *)packed, (const F *)from, kind, out, in, n);
+			return cudaGetLastError();
+		});
+	});
+}
+
+/* ---- convolution ---- */
+
+/* The parts of each sum, added in order, and the epilogue. A thread makes two numbers. */
+static __global__ void add_parts(const struct conv c, int64_t rows)
+{
+	int half = (c.out + 1) / 2;
+	for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < rows * half;
+		i += (int64_t)gridDim.x * blockDim.x) {
+		const float2 *part = (const float2 *)c.partial + i;
+		float2 sum = *part;
+		for (int s = 1; s < c.splits; s++) {
+			float2 v = part[s * rows * half];
+			sum.x += v.x;
+			sum.y += v.y;
+		}
+		finish_pair(c.output, i / half, (int)(i % half) * 2, sum);
+	}
+}
+
+static bool pairs_of(const void *data, enum dtype type, int64_t stride)
+{
+	return stride % 2 == 0 && (uintptr_t)data % (type == DTYPE_F32 ? 8 : 4) == 0;
+}
+
+static struct output output_of(struct tensor y, const struct fused *f)
+{
+	struct tensor r = f->residual;
+	return {
+		.y = y.data,
+		.residual = r.data,
+		.y_type = y.dtype,
+		.residual_type = r.dtype,
+		.y_stride = y.stride,
+		.residual_stride = r.stride,
+		.bias = f->bias,
+		.gate = f->gate,
+		.act = f->act,
+		.cols = (int)y.cols,
+		.pairs = pairs_of(y.data, y.dtype, y.stride) &&
+			 (!r.data || pairs_of(r.data, r.dtype, r.stride)),
+	};
+}
+
+int64_t launch_conv_room(const struct launch *l, enum weight_kind kind, int64_t rows, int64_t out, int64_t in)
+{
+	int children = kind == WEIGHT_SPARSE3_UP ? CHILDREN : 1;
+	int splits = conv_splits_mma(l, rows, children, (int)out, in * (kind == WEIGHT_SPARSE3_UP ? MERGED : TAPS));
+	return splits > 1 ? splits * rows * children * ((out + 1) / 2 * 2) : 0;
+}
+
+/* c: all but the parts of the sum. */
+static cudaError_t convolve(const struct launch *l, struct conv c, enum dtype dtype, float *room)
+{
+	int children = c.gather == GATHER_UP ? CHILDREN : 1;
+	bool is_half = dtype == DTYPE_F16 || dtype == DTYPE_BF16;
+	c.splits = 1;
+	if (c.rows == 0 || c.out == 0)
+		return cudaSuccess;
+	if (!is_half || c.in % 8 != 0 || c.x_stride % 8 != 0 || ((uintptr_t)c.x | (uintptr_t)c.w) % 16 != 0)
+		return conv_launch_fma(l, c, dtype);
+	if (room)
+		c.splits = conv_splits_mma(l, c.rows, children, c.out, (int64_t)c.in * c.taps);
+	c.partial = room;
+	cudaError_t status = conv_launch_mma(l, c, dtype);
+	if (c.splits == 1 || status != cudaSuccess)
+		return status;
+	int64_t rows = c.rows * children, blocks = (rows * ((c.out + 1) / 2) + 255) / 256;
+	add_parts<<<(unsigned)(blocks < 65536 ? blocks : 65536), 256, 0, l->stream>>>(c, rows);
+	return cudaGetLastError();
+}
+
+cudaError_t launch_conv3d(const struct launch *l, struct tensor y, struct tensor x, const void *packed,
+	int64_t resolution, const struct fused *f, float *room)
+{
+	struct conv c = {.x = x.data,
+		.w = packed,
+		.x_stride = x.stride,
+		.rows = x.rows,
+		.gather = GATHER_CUBE,
+		.resolution = (int)resolution,
+		.taps = TAPS,
+		.in = (int)x.cols,
+		.out = (int)y.cols,
+		.output = output_of(y, f)};
+	return convolve(l, c, x.dtype, room);
+}
+
+static cudaError_t convolve_table(const struct launch *l, struct tensor y, struct tensor x, const void *packed,
+	struct tensor neighbours, const struct fused *f, float *room, enum gather gather)
+{
+	struct conv c = {.x = x.data,
+		.w = packed,
+		.table = (const int32_t *)neighbours.data,
+		.x_stride = x.stride,
+		.table_stride = neighbours.stride,
+		.rows = neighbours.rows,
+		.gather = gather,
+		.taps = gather == GATHER_UP ? MERGED : TAPS,
+		.in = (int)x.cols,
+		.out = (int)y.cols,
+		.output = output_of(y, f)};
+	return convolve(l, c, x.dtype, room);
+}
+
+cudaError_t launch_sparse_conv(const struct launch *l, struct tensor y, struct tensor x, const void *packed,
+	struct tensor neighbours, const struct fused *f, float *room)
+{
+	return convolve_table(l, y, x, packed, neighbours, f, room, GATHER_TABLE);
+}
+
+cudaError_t launch_sparse_conv_up(const struct launch *l, struct tensor y, struct tensor x, const void *packed,
+	struct tensor neighbours, const struct fused *f, float *room)
+{
+	return convolve_table(l, y, x, packed, neighbours, f, room, GATHER_UP);
+}
