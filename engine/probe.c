@@ -63,7 +63,7 @@ static void forward(struct backend *b, struct results *r, const struct weights *
 	struct tensor in = scratch_new(b, ROWS, IN), hidden = scratch_new(b, ROWS, OUT),
 		      y = scratch_new(b, ROWS, RESULT), s = scratch_new(b, ROWS, CHANNELS),
 		      d = scratch_new(b, CUBE, CHANNELS), coords = scratch_new_as(b, DTYPE_I32, ROWS, 3),
-		      table = scratch_new_as(b, DTYPE_I32, ROWS, 27);
+		      table = scratch_new_as(b, DTYPE_I32, ROWS, NEIGHBOUR_COLS);
 	op_upload(b, in, x);
 	op_upload_i32(b, coords, at);
 	op_linear(b, hidden, in, w->product, &(struct epilogue){.bias = w->bias});

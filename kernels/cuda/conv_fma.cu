@@ -23,6 +23,7 @@ template <typename T> static __global__ void __launch_bounds__(THREADS) conv_fma
 			found = (source[threadIdx.x] = source_of(c, rows[threadIdx.x], child, t)) >= 0;
 		if (!__syncthreads_or(found))
 			continue;
+		float tap[4][4] = {}; /* summed by itself: a sum of 27 channels' worth of terms would lose digits */
 		const T *panel = (const T *)c.w + (int64_t)(child * c.taps + t) * c.out * c.in;
 		for (int k = 0; k < c.in; k += DEPTH) {
 			/* thread (ty, tx): channel tx of rows ty, ty + 16... */
@@ -43,10 +44,15 @@ template <typename T> static __global__ void __launch_bounds__(THREADS) conv_fma
 				for (int i = 0; i < 4; i++)
 #pragma unroll
 					for (int j = 0; j < 4; j++)
-						sums[i][j] = fmaf(as[i], bs[j], sums[i][j]);
+						tap[i][j] = fmaf(as[i], bs[j], tap[i][j]);
 			}
 			__syncthreads();
 		}
+#pragma unroll
+		for (int i = 0; i < 4; i++)
+#pragma unroll
+			for (int j = 0; j < 4; j++)
+				sums[i][j] += tap[i][j];
 	}
 	int children = c.gather == GATHER_UP ? CHILDREN : 1;
 #pragma unroll
