@@ -3,6 +3,7 @@
 #include "cuda.h"
 #include "extract.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 /* count numbers of 32 bits on the device; NULL: the backend has failed. */
@@ -19,9 +20,17 @@ static struct bitmap take_bitmap(struct backend *b, int64_t words)
 	return (struct bitmap){bits ? bits + GUARD : NULL, take(b, words)};
 }
 
+/* Half a millisecond's work, written once. */
+static struct fc_tables tables;
+
+static void derive_tables(void)
+{
+	fc_tables_init(&tables);
+}
+
 static void extraction_begin(struct backend *b, struct extraction *x, int64_t resolution)
 {
-	struct fc_tables tables;
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct fc_case *cases = take(b, sizeof tables.cases / (sizeof(int32_t)));
 	int64_t row = (resolution + 3 + 31) / 32 * 32, slab = row * (resolution + 3);
 
@@ -42,7 +51,7 @@ static void extraction_begin(struct backend *b, struct extraction *x, int64_t re
 	x->row_of = take(b, x->n);
 	if (!backend_ok(b))
 		return;
-	fc_tables_init(&tables);
+	pthread_once(&once, derive_tables);
 	cuda_upload_bytes(b, cases, tables.cases, sizeof tables.cases);
 	x->cases = cases;
 }

@@ -33,23 +33,51 @@ static __device__ float grid_position(const struct extract_grid &g, int32_t i, f
 
 /* --- corners --- */
 
+/* The means of the raw deformation and colour, in the official order; the loads of a touching cube go out together. */
+static __device__ __forceinline__ void touch_means(
+	const struct extraction &x, const int32_t touch[8], float deform[3], float color[N_COLORS])
+{
+	int count = 0;
+#pragma unroll
+	for (int i = 0; i < 8; i++)
+		if (touch[i] != NO_TOUCH) {
+			const float *row = x.features + (touch[i] >> 3) * x.stride;
+			int k = touch[i] & 7;
+#pragma unroll
+			for (int a = 0; a < 3; a++)
+				deform[a] = __fadd_rn(deform[a], row[DEFORM + 3 * k + a]);
+			if (x.has_color)
+#pragma unroll
+				for (int c = 0; c < N_COLORS; c++)
+					color[c] = __fadd_rn(color[c], row[COLOR + N_COLORS * k + c]);
+			count++;
+		}
+#pragma unroll
+	for (int a = 0; a < 3; a++)
+		deform[a] = __fdiv_rn(deform[a], (float)count);
+#pragma unroll
+	for (int c = 0; c < N_COLORS; c++)
+		color[c] = __fdiv_rn(color[c], (float)count);
+}
+
 static __global__ void place_corners(struct extraction x, int64_t n_used)
 {
 	int64_t i = thread_index();
 	int32_t touch[8], xyz[3];
+	float deform[3] = {0}, color[N_COLORS] = {0};
 	if (i >= n_used)
 		return;
 	int32_t key = x.used_keys[i];
 	float *corner = x.corners + i * CORNER_WIDTH;
 	find_touch(x, key, touch);
 	key_to_xyz(x.grid, key, xyz);
+	touch_means(x, touch, deform, color);
 #pragma unroll
 	for (int a = 0; a < 3; a++)
-		corner[a] = grid_position(x.grid, xyz[a], touch_mean(x, touch, DEFORM, 3, a, 0));
-	if (x.has_color)
+		corner[a] = grid_position(x.grid, xyz[a], deform[a]);
 #pragma unroll
-		for (int c = 0; c < N_COLORS; c++)
-			corner[3 + c] = sigmoid(touch_mean(x, touch, COLOR, N_COLORS, c, 0));
+	for (int c = 0; c < N_COLORS; c++)
+		corner[3 + c] = sigmoid(color[c]);
 	corner[CORNER_SDF] = touch_sdf(x, touch);
 }
 

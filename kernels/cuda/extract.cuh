@@ -59,26 +59,23 @@ __device__ __forceinline__ void find_touch(const struct extraction &x, int32_t k
 		}
 }
 
-/* Raw value c of an attribute `width` numbers wide: the mean over the cubes that touch the corner. */
-__device__ __forceinline__ float touch_mean(
-	const struct extraction &x, const int32_t touch[8], int column, int width, int c, float bias)
+/* As the decoder's sdf is meant: the mean over the cubes that touch the corner, with the official bias. */
+__device__ __forceinline__ float touch_sdf(const struct extraction &x, const int32_t touch[8])
 {
-	float sum = 0;
+	float value[8], sum = 0;
 	int count = 0;
+#pragma unroll
+	for (int i = 0; i < 8; i++) { /* no branch: eight loads are under way at once */
+		int32_t t = touch[i] == NO_TOUCH ? touch[0] : touch[i];
+		value[i] = x.features[(t >> 3) * x.stride + SDF + (t & 7)];
+	}
 #pragma unroll
 	for (int i = 0; i < 8; i++)
 		if (touch[i] != NO_TOUCH) {
-			const float *row = x.features + (touch[i] >> 3) * x.stride;
-			sum = __fadd_rn(sum, __fadd_rn(row[column + (touch[i] & 7) * width + c], bias));
+			sum = __fadd_rn(sum, __fadd_rn(value[i], x.grid.sdf_bias));
 			count++;
 		}
 	return __fdiv_rn(sum, (float)count);
-}
-
-/* As the decoder's sdf is meant: with the official bias. */
-__device__ __forceinline__ float touch_sdf(const struct extraction &x, const int32_t touch[8])
-{
-	return touch_mean(x, touch, SDF, 1, 0, x.grid.sdf_bias);
 }
 
 /* Blocks for a thread for each of n items. */
