@@ -12,8 +12,8 @@ NPROC := $(shell nproc 2>/dev/null || echo 1)
 DEB_BUILD := build-essential pkg-config libfuse3-dev fuse3 libpng-dev zlib1g-dev libjpeg-dev libjansson-dev libdnnl-dev \
 	libmeshoptimizer-dev
 DEB_TEST := libcriterion-dev attr jq rsync inotify-tools clang libclang-rt-dev libomp-dev
-# Not on a machine that somebody uses: the package starts a server. Without it the share is skipped by name.
-DEB_TEST += $(if $(CI),samba smbclient)
+# Not on a machine that somebody uses: the packages start servers. Without them the shares are skipped by name.
+DEB_TEST += $(if $(CI),samba smbclient nfs-ganesha nfs-ganesha-vfs libnfs-utils rpcbind iproute2)
 
 LIBS_MODEL := libpng libjpeg jansson zlib
 LIBS_FS := fuse3 jansson

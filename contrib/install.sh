@@ -15,7 +15,7 @@ sed "s|@PREFIX@|$prefix|; s|@VERSION@|$version|" contrib/trellis.pc.in >"$root/l
 chmod 644 "$root/lib/pkgconfig/trellis.pc"
 
 install -m 644 contrib/man/*.1 "$root/share/man/man1"
-install -m 644 README.md LICENSE "$root/share/doc/trellisfs"
+install -m 644 README.md LICENSE contrib/smb.conf contrib/ganesha.conf contrib/exports "$root/share/doc/trellisfs"
 install -m 644 examples/generate.c examples/*.png examples/*.jpg "$root/share/doc/trellisfs/examples"
 install -m 755 examples/watch.sh examples/batch.sh examples/wait.sh examples/samba.sh \
 	"$root/share/doc/trellisfs/examples"

@@ -23,17 +23,18 @@ static uint32_t without_set_id(uint32_t mode)
 	return mode & ~(S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
 }
 
-/* The content is no longer what a job was made of: a queued job is withdrawn, a running one cancelled. */
-static void mark_dirty(struct fs *fs, struct tree_node *node)
+/* The content is no longer what a job was made of: a queued job is withdrawn, a running one cancelled. handle: through which
+ * it changed, or NULL. */
+static void mark_dirty(struct fs *fs, struct tree_node *node, const struct handle *handle)
 {
 	node->version++;
-	node->synced = false;
+	node->synced = node->served = false;
+	node->flush_seen = handle && handle->flushed;
 	node->write_ns = fs_monotonic_ns();
 	node->mtime_ns = node->ctime_ns = fs_now_ns();
 	if (node->dirty)
 		return;
 	node->dirty = true;
-	node->flush_seen = false;
 	struct input *input = jobs_find(&fs->jobs, node->id);
 	if (!input || (input->state != INPUT_QUEUED && input->state != INPUT_RUNNING && !input->unpublished))
 		return;
@@ -57,7 +58,7 @@ static bool over_quota(struct fs *fs, const struct tree_node *node, int64_t size
 }
 
 /* O_TRUNC and truncate(2). */
-static int truncate_node(struct fs *fs, struct tree_node *node, int fd, int64_t size)
+static int truncate_node(struct fs *fs, struct tree_node *node, int fd, int64_t size, const struct handle *handle)
 {
 	if (over_quota(fs, node, size))
 		return EDQUOT;
@@ -65,7 +66,7 @@ static int truncate_node(struct fs *fs, struct tree_node *node, int fd, int64_t 
 		return size < 0 ? EINVAL : errno;
 	set_size(fs, node, size);
 	node->mode = without_set_id(node->mode);
-	mark_dirty(fs, node);
+	mark_dirty(fs, node, handle);
 	return 0;
 }
 
@@ -88,7 +89,7 @@ int files_open_node(struct fs *fs, struct tree_node *node, int flags, struct han
 		}
 		node->fd = fd;
 	}
-	int error = flags & O_TRUNC && node->size > 0 ? truncate_node(fs, node, node->fd, 0) : 0;
+	int error = flags & O_TRUNC && node->size > 0 ? truncate_node(fs, node, node->fd, 0, NULL) : 0;
 	if (error) {
 		if (node->n_open == 0) {
 			close(node->fd);
@@ -116,18 +117,23 @@ int files_open(struct fs *fs, uint64_t id, int flags, struct handle **handle)
 void files_flush(struct fs *fs, struct handle *handle)
 {
 	pthread_mutex_lock(&fs->lock);
-	if (handle->writer)
+	handle->flushed = true;
+	if (handle->wrote && !handle->node->served)
 		handle->node->flush_seen = true;
 	pthread_mutex_unlock(&fs->lock);
 }
 
-/* An NFS server may keep its descriptor for hours after the client has gone: what tells of the end is the client's COMMIT. */
+/* An NFS server may keep its descriptor for hours after the client has gone: what tells of the end is the client's COMMIT.
+ * It may come through a descriptor of its own (Ganesha over NFSv4), which is then the one that is kept. */
 void files_synced(struct fs *fs, struct handle *handle)
 {
 	struct tree_node *node = handle->node;
 	pthread_mutex_lock(&fs->lock);
 	if (handle->writer && node->dirty && node->parent && node->area == AREA_IN) {
 		node->synced = true;
+		node->served = !handle->wrote;
+		if (node->served)
+			node->flush_seen = false;
 		if (!node->flush_seen)
 			ingest_released(fs, node);
 	}
@@ -227,7 +233,7 @@ ssize_t files_write(struct fs *fs, struct handle *handle, const void *data, size
 		handle->wrote = true;
 		if (at + (off_t)done > node->size)
 			set_size(fs, node, at + done);
-		mark_dirty(fs, node);
+		mark_dirty(fs, node, handle);
 		pthread_mutex_unlock(&fs->lock);
 	}
 	return done ? (ssize_t)done : -error;
@@ -249,7 +255,7 @@ int files_allocate(struct fs *fs, struct handle *handle, int mode, off_t at, off
 		handle->wrote = true;
 		if (grows)
 			set_size(fs, node, at + len);
-		mark_dirty(fs, node);
+		mark_dirty(fs, node, handle);
 	}
 	pthread_mutex_unlock(&fs->lock);
 	return error;
@@ -287,7 +293,7 @@ static int set_file_size(struct fs *fs, struct tree_node *node, struct handle *h
 	int fd = opened ? state_content_open(&fs->state, node->id, O_RDWR | O_CREAT) : node->fd;
 	if (fd < 0)
 		return -fd;
-	int error = truncate_node(fs, node, fd, size);
+	int error = truncate_node(fs, node, fd, size, handle);
 	if (opened)
 		close(fd);
 	if (!error && handle)

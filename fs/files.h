@@ -9,8 +9,9 @@
 struct handle {
 	struct tree_node *node;
 	int fd;
-	bool writer; /* may write */
-	bool wrote;  /* did; fs->lock */
+	bool writer;  /* may write */
+	bool wrote;   /* did; fs->lock */
+	bool flushed; /* a FLUSH came; fs->lock */
 };
 
 /* handle is malloc'd; files_release frees it. */

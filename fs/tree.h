@@ -41,8 +41,9 @@ struct tree_node {
 	uint32_t mode, uid, gid;
 	uint8_t area;		      /* enum tree_area */
 	bool dirty;		      /* written since the last job was made of it */
-	bool flush_seen;	      /* a writer's FLUSH came since it became dirty: not an NFS server */
+	bool flush_seen;	      /* what wrote last has sent a FLUSH: not an NFS server */
 	bool synced;		      /* an FSYNC came after the last write */
+	bool served;		      /* and through a handle that wrote nothing: an NFS server's */
 	uint32_t version;	      /* counts the changes of the content */
 	uint64_t lookups;	      /* what the kernel will FORGET */
 	int64_t write_ns, release_ns; /* CLOCK_MONOTONIC of the last write and of the last writer's release */

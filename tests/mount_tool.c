@@ -4,6 +4,7 @@
  *   parts FILE SOURCE MS    write SOURCE into FILE in two halves, MS apart, and close
  *   hold FILE SOURCE        write SOURCE into FILE and sleep with it open (to be killed)
  *   commit FILE SOURCE      the same with an fsync, as an NFS server does that keeps its descriptor
+ *   commit-apart FILE SOURCE  write and close, with the fsync through a second descriptor, which is kept (NFSv4)
  *   watch FOLDER            print inotify events of a folder, "EVENT NAME" a line, until killed
  *   watch-file FILE         the same for one file
  *   poll FILE MS            wait for POLLPRI on a file: exit status 0 if it comes
@@ -130,13 +131,15 @@ static int write_parts(const char *path, const char *source, int ms)
 	return 0;
 }
 
-static int hold(const char *path, const char *source, bool sync)
+static int hold(const char *path, const char *source, bool sync, bool apart)
 {
 	size_t len;
 	uint8_t *data = slurp(source, &len);
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-	if (!data || fd < 0 || write(fd, data, len) < 0 || (sync && fsync(fd) < 0))
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644), second = apart ? open(path, O_WRONLY) : fd;
+	if (!data || fd < 0 || second < 0 || write(fd, data, len) < 0 || (sync && fsync(second) < 0))
 		return fail(path);
+	if (apart)
+		close(fd);
 	puts("written");
 	fflush(stdout);
 	for (;;)
@@ -270,8 +273,10 @@ int main(int argc, char **argv)
 		return write_mapped(path, third, ms);
 	if (strcmp(what, "parts") == 0)
 		return write_parts(path, third, ms);
-	if (strcmp(what, "hold") == 0 || strcmp(what, "commit") == 0)
-		return hold(path, third, strcmp(what, "commit") == 0);
+	if (strcmp(what, "hold") == 0)
+		return hold(path, third, false, false);
+	if (strcmp(what, "commit") == 0 || strcmp(what, "commit-apart") == 0)
+		return hold(path, third, true, strcmp(what, "commit-apart") == 0);
 	if (strcmp(what, "watch") == 0 || strcmp(what, "watch-file") == 0)
 		return watch(path);
 	if (strcmp(what, "poll") == 0)

@@ -1,6 +1,6 @@
 #!/bin/bash
-# mount_share.sh - the mount served by smbd on the loopback device: put, overwrite, get, ls, rename, del and change
-# notification; a picture put there makes exactly one job. The share needs no option of its own.
+# mount_share.sh - the mount served by smbd on the loopback device with contrib/smb.conf: put, overwrite, get, ls, rename, del
+# and change notification; a picture put there makes exactly one job.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/mount/lib.sh
 PATH=$PATH:/usr/sbin
@@ -27,13 +27,9 @@ cat >"$dir/smb.conf" <<CONF
 	pid directory = $dir/run
 	ncalrpc dir = $dir/run/ncalrpc
 	log file = $dir/smb.log
-[trellis]
-	path = $mnt
-	read only = no
-	guest ok = yes
-	ea support = yes
-	store dos attributes = yes
 CONF
+sed "s|/mnt/trellis|$mnt|" contrib/smb.conf >>"$dir/smb.conf"
+echo 'guest ok = yes' >>"$dir/smb.conf"
 smbd --foreground --configfile="$dir/smb.conf" </dev/null >/dev/null 2>"$dir/smb.errors" &
 smbd=$!
 disown

@@ -38,15 +38,21 @@ picture 'with space.png' 13 && cp "$src/with space.png" "$in/" && expect 'with s
 picture saver.png 14 && cp "$src/saver.png" "$in/.saver.png.tmp123" && mv "$in/.saver.png.tmp123" "$in/saver.png" && expect saver
 picture part.png 15 && cp "$src/part.png" "$in/part.png.crdownload" && sleep 0.4 && mv "$in/part.png.crdownload" "$in/part.png" && expect part
 picture quick.png 16 && cp "$src/quick.png" "$in/" && chmod 600 "$in/quick.png" && touch "$in/quick.png" && setfattr -n user.note -v x "$in/quick.png" && expect quick
-# An NFS server that keeps its descriptor: no FLUSH and no RELEASE, but an FSYNC. Two seconds of quiet, and none more at the end.
-picture commit.png 18
-"$tool" commit "$in/commit.png" "$src/commit.png" >/dev/null &
-committer=$!
-disown
-expect commit
-for _ in $(seq 80); do [ -e "$mnt/out/commit.glb" ] && break || sleep 0.1; done
-[ -e "$mnt/out/commit.glb" ] || fail "a file that is committed and kept open makes no job"
-kill -9 $committer
+# An NFS server that keeps a descriptor: no FLUSH of it and no RELEASE, but an FSYNC. Two seconds of quiet, and none more at
+# the end.
+committers=()
+for way in commit commit-apart; do
+	picture $way.png 18$way
+	"$tool" $way "$in/$way.png" "$src/$way.png" >/dev/null &
+	committers+=($!)
+	disown
+	expect $way
+done
+for way in commit commit-apart; do
+	for _ in $(seq 80); do [ -e "$mnt/out/$way.glb" ] && break || sleep 0.1; done
+	[ -e "$mnt/out/$way.glb" ] || fail "a file that is kept open after a $way makes no job"
+done
+kill -9 "${committers[@]}"
 picture held.png 17
 "$tool" hold "$in/held.png" "$src/held.png" >"$dir/held" &
 holder=$!
