@@ -11,6 +11,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 void time_embedding(float out[256], float t)
 {
@@ -89,48 +90,70 @@ void flow_trunk_finish(struct flow_trunk *f)
 	f->blocks = NULL;
 }
 
-bool flow_modulate_one(struct run *run, const struct flow_trunk *f, struct tensor t_emb, int64_t width,
+/* f32 [steps, width] that lives as long as m. */
+static struct tensor keep_rows(struct flow_modulation *m, int64_t width)
+{
+	struct tensor t = {.dtype = DTYPE_F32, .rows = m->steps, .cols = width, .stride = width};
+	void **kept = realloc(m->kept, (size_t)(m->n_kept + 1) * sizeof *kept);
+
+	if (!kept) {
+		backend_fail(m->backend, "out of memory");
+		return t;
+	}
+	m->kept = kept;
+	if (backend_ok(m->backend))
+		t.data = m->backend->ops->alloc(m->backend, (size_t)(m->steps * width) * sizeof(float));
+	if (t.data)
+		m->kept[m->n_kept++] = t.data;
+	return t;
+}
+
+bool flow_modulate_one(struct run *run, const struct flow_trunk *f, struct flow_modulation *m, int64_t width,
 	const char *name, struct tensor *out, struct error *err)
 {
 	struct weight_set set;
 	struct binder b = binder_begin(&set, run->b, f->checkpoint, err);
 	struct linear l;
 
-	*out = scratch_new_as(run->b, DTYPE_F32, t_emb.rows, width);
-	l = bind_linear(&b, WEIGHT_LINEAR, width, t_emb.cols, "%s", name);
+	*out = keep_rows(m, width);
+	l = bind_linear(&b, WEIGHT_LINEAR, width, m->t_emb.cols, "%s", name);
 	if (binder_ok(&b))
-		linear_forward(run, *out, t_emb, &l);
+		linear_forward(run, *out, m->t_emb, &l);
 	bool ok = binder_ok(&b);
 	weight_set_finish(&set);
 	return ok;
 }
 
 /* SiLU(t_embedder(t)): every use of the time embedding starts with that SiLU. */
-static struct tensor embed_times(struct run *run, const struct flow_trunk *f, const float *t, int steps)
+static void embed_times(struct run *run, const struct flow_trunk *f, struct flow_modulation *m)
 {
 	struct backend *b = run->b;
 	int64_t channels = f->config->model_channels;
-	struct tensor out = scratch_new_as(b, DTYPE_F32, steps, channels);
 	size_t mark = scratch_mark(b);
-	struct tensor frequencies = scratch_new_as(b, DTYPE_F32, steps, 256);
-	struct tensor hidden = scratch_new_as(b, DTYPE_F32, steps, channels);
-	float *host = malloc((size_t)steps * 256 * sizeof *host);
+	struct tensor frequencies = scratch_new_as(b, DTYPE_F32, m->steps, 256);
+	struct tensor hidden = scratch_new_as(b, DTYPE_F32, m->steps, channels);
+	float *host = malloc((size_t)m->steps * 256 * sizeof *host);
 
+	m->t_emb = keep_rows(m, channels);
 	if (!host) {
 		backend_fail(b, "out of memory");
-		return out;
+		return;
 	}
-	for (int i = 0; i < steps; i++)
-		time_embedding(host + 256 * i, t[i]);
+	for (int i = 0; i < m->steps; i++)
+		time_embedding(host + (size_t)256 * i, m->t[i]);
 	op_upload(b, frequencies, host);
 	free(host);
 	tap(run, frequencies, "t_freq");
 	linear_into(run, hidden, frequencies, &f->t_in, ACT_SILU, TENSOR_NONE, TENSOR_NONE, NULL);
-	linear_forward(run, out, hidden, &f->t_out);
-	tap(run, out, "t_emb");
-	op_activate(b, out, out, ACT_SILU);
+	linear_forward(run, m->t_emb, hidden, &f->t_out);
+	tap(run, m->t_emb, "t_emb");
+	op_activate(b, m->t_emb, m->t_emb, ACT_SILU);
 	scratch_release(b, mark);
-	return out;
+}
+
+bool flow_modulation_is(const struct flow_modulation *m, const float *t, int steps)
+{
+	return m->t && m->steps == steps && !memcmp(m->t, t, (size_t)steps * sizeof *t);
 }
 
 bool flow_modulate(struct run *run, const struct flow_trunk *f, const float *t, int steps, struct flow_modulation *m,
@@ -139,19 +162,27 @@ bool flow_modulate(struct run *run, const struct flow_trunk *f, const float *t, 
 	const struct model_config *c = f->config;
 	char name[64];
 
-	m->t_emb = embed_times(run, f, t, steps);
+	flow_modulation_finish(m);
+	*m = (struct flow_modulation){.backend = run->b, .steps = steps};
+	m->t = malloc((size_t)steps * sizeof *t);
 	m->block = calloc((size_t)c->num_blocks + 1, sizeof *m->block);
-	if (!m->block)
+	if (!m->t || !m->block) {
+		flow_modulation_finish(m);
 		return error_set(err, "out of memory");
+	}
+	memcpy(m->t, t, (size_t)steps * sizeof *t);
+	embed_times(run, f, m);
 	for (int i = 0; i < c->num_blocks; i++) {
 		if (c->share_mod && i > 0) {
 			m->block[i] = m->block[0];
 			continue;
 		}
 		snprintf(name, sizeof name, "blocks.%d.adaLN_modulation.1", i);
-		if (!flow_modulate_one(run, f, m->t_emb, 6 * c->model_channels,
-			    c->share_mod ? "adaLN_modulation.1" : name, &m->block[i], err))
+		if (!flow_modulate_one(run, f, m, 6 * c->model_channels, c->share_mod ? "adaLN_modulation.1" : name,
+			    &m->block[i], err)) {
+			flow_modulation_finish(m);
 			return false;
+		}
 	}
 	if (c->num_blocks)
 		tap(run, m->block[0], c->share_mod ? "shared_mod" : "block0_mod");
@@ -160,8 +191,12 @@ bool flow_modulate(struct run *run, const struct flow_trunk *f, const float *t, 
 
 void flow_modulation_finish(struct flow_modulation *m)
 {
+	for (int i = 0; i < m->n_kept; i++)
+		m->backend->ops->free(m->backend, m->kept[i]);
+	free(m->kept);
+	free(m->t);
 	free(m->block);
-	m->block = NULL;
+	*m = (struct flow_modulation){0};
 }
 
 bool flow_context_init(

@@ -26,19 +26,26 @@ struct flow_trunk {
 void flow_trunk_bind(struct run *run, struct binder *b, struct flow_trunk *f);
 void flow_trunk_finish(struct flow_trunk *f);
 
-/* Modulations depend on t only: all steps at once, before sampling. Lives in scratch. */
+/* Modulations depend on t only: all steps at once, before sampling, and once for all jobs of the same steps. Start from
+ * zeros, end with flow_modulation_finish. */
 struct flow_modulation {
 	struct tensor t_emb;  /* f32 [steps, C], after SiLU */
 	struct tensor *block; /* f32 [steps, 6 C] for each block; with share_mod all the same */
+	struct backend *backend;
+	float *t; /* [steps] that it was made for; NULL: none */
+	int steps, n_kept;
+	void **kept; /* device memory of the tensors above and of flow_modulate_one's */
 };
 
+/* Whether m holds the modulations of these times already. */
+bool flow_modulation_is(const struct flow_modulation *m, const float *t, int steps);
 /* t [steps] as the model receives it (1000 t, rounded to f32). The weights are bound for the while of this call.
- * False with err when a tensor is missing. End with flow_modulation_finish (scratch is the caller's to release). */
+ * False with err when a tensor is missing. */
 bool flow_modulate(struct run *run, const struct flow_trunk *f, const float *t, int steps, struct flow_modulation *m,
 	struct error *err);
 void flow_modulation_finish(struct flow_modulation *m);
-/* One more modulation: Linear(t_emb) of NAME [width, C], as [steps, width]. */
-bool flow_modulate_one(struct run *run, const struct flow_trunk *f, struct tensor t_emb, int64_t width,
+/* One more modulation: Linear(m's t_emb) of NAME [width, C], as [steps, width]; lives as long as m. */
+bool flow_modulate_one(struct run *run, const struct flow_trunk *f, struct flow_modulation *m, int64_t width,
 	const char *name, struct tensor *out, struct error *err);
 
 /* Cross-attention's keys and values of a condition: the same in every step, once a job. Lives in scratch. */

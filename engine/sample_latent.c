@@ -27,12 +27,12 @@ struct latent_flow {
 	struct flow_trunk trunk;
 	struct linear input_layer, out_layer;
 	struct res_block *in_blocks, *out_blocks;
-	int n_in, n_out, n_levels; /* levels beyond the finest */
+	int n_in, n_out, n_levels;	   /* levels beyond the finest */
+	struct flow_modulation modulation; /* of the last run: the next one's steps are mostly the same */
+	struct tensor *scale_shift;	   /* f32 [steps, 2 out] for each in_block, then each out_block; part of it */
 	/* of the run at hand */
 	struct voxels level[MAX_LEVELS + 1];
-	struct tensor position;	    /* f32 [n of the coarsest level, C] */
-	struct tensor *scale_shift; /* f32 [steps, 2 out] for each in_block, then each out_block */
-	struct flow_modulation modulation;
+	struct tensor position; /* f32 [n of the coarsest level, C] */
 	struct flow_context context;
 };
 
@@ -118,6 +118,8 @@ void latent_flow_destroy(struct latent_flow *f)
 {
 	if (!f)
 		return;
+	flow_modulation_finish(&f->modulation);
+	free(f->scale_shift);
 	flow_trunk_finish(&f->trunk);
 	weight_set_finish(&f->set);
 	free(f->in_blocks);
@@ -292,6 +294,10 @@ static bool modulate(struct run *run, struct latent_flow *f, const float *t, int
 {
 	char name[64];
 
+	if (!tapping(run) && flow_modulation_is(&f->modulation, t, steps))
+		return true;
+	flow_modulation_finish(&f->modulation);
+	free(f->scale_shift);
 	f->scale_shift = calloc((size_t)(f->n_in + f->n_out) + 1, sizeof *f->scale_shift);
 	if (!f->scale_shift)
 		return error_set(err, "out of memory");
@@ -300,8 +306,10 @@ static bool modulate(struct run *run, struct latent_flow *f, const float *t, int
 	for (int i = 0; i < f->n_in + f->n_out; i++) {
 		const struct res_block *r = i < f->n_in ? &f->in_blocks[i] : &f->out_blocks[i - f->n_in];
 		snprintf(name, sizeof name, "%s.emb_layers.1", r->name);
-		if (!flow_modulate_one(run, &f->trunk, f->modulation.t_emb, 2 * r->out, name, &f->scale_shift[i], err))
+		if (!flow_modulate_one(run, &f->trunk, &f->modulation, 2 * r->out, name, &f->scale_shift[i], err)) {
+			flow_modulation_finish(&f->modulation);
 			return false;
+		}
 	}
 	return true;
 }
@@ -318,10 +326,7 @@ static void end(struct latent_flow *f)
 {
 	for (int i = 0; i <= MAX_LEVELS; i++)
 		voxels_finish(&f->level[i]);
-	flow_modulation_finish(&f->modulation);
 	flow_context_finish(&f->context);
-	free(f->scale_shift);
-	f->scale_shift = NULL;
 }
 
 bool latent_flow_sample(struct run *run, struct latent_flow *f, const struct sampler_config *s, const int32_t *coords,

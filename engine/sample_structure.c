@@ -12,8 +12,8 @@ struct structure_flow {
 	struct flow_trunk trunk;
 	struct linear input_layer, out_layer; /* [C, in p^3], [out p^3, C] */
 	struct tensor pos_emb;		      /* f32 [(R / p)^3, C] */
+	struct flow_modulation modulation;    /* of the last run: the next one's steps are mostly the same */
 	/* of the run at hand */
-	const struct flow_modulation *modulation;
 	const struct flow_context *context; /* NULL: the zero condition */
 };
 
@@ -44,6 +44,7 @@ void structure_flow_destroy(struct structure_flow *f)
 {
 	if (!f)
 		return;
+	flow_modulation_finish(&f->modulation);
 	flow_trunk_finish(&f->trunk);
 	weight_set_finish(&f->set);
 	free(f);
@@ -60,7 +61,7 @@ static void velocity(struct run *run, void *flow, struct tensor v, struct tensor
 
 	linear_into(
 		run, tensor_rows(h, 0, x.rows), x, &f->input_layer, ACT_NONE, TENSOR_NONE, f->pos_emb, "input_layer");
-	flow_trunk_forward(run, &f->trunk, h, guided, f->modulation, step, f->context);
+	flow_trunk_forward(run, &f->trunk, h, guided, &f->modulation, step, f->context);
 	layer_norm(run, h, h, 1e-5f);
 	linear_forward(run, v, tensor_rows(h, 0, x.rows), &f->out_layer);
 	if (guided)
@@ -133,19 +134,24 @@ static float *download_volume(struct run *run, const struct model_config *c, str
 	return volume;
 }
 
+/* A check wants to see every intermediate; otherwise what is there is kept. */
+static bool modulate(struct run *run, struct structure_flow *f, const float *t, int steps, struct error *err)
+{
+	return (!tapping(run) && flow_modulation_is(&f->modulation, t, steps)) ||
+	       flow_modulate(run, &f->trunk, t, steps, &f->modulation, err);
+}
+
 bool structure_flow_sample(struct run *run, struct structure_flow *f, const struct sampler_config *s,
 	const float *noise, struct tensor condition, struct tensor z, struct error *err)
 {
-	struct flow_modulation modulation = {0};
 	struct flow_context context = {0};
 	size_t mark = scratch_mark(run->b);
 	float *times = flow_model_times(s), *volume = NULL;
 	bool ok = times || error_set(err, "out of memory");
 
-	ok = ok && flow_modulate(run, &f->trunk, times, s->steps, &modulation, err) &&
+	ok = ok && modulate(run, f, times, s->steps, err) &&
 	     flow_context_init(run, &f->trunk, condition, &context, err);
 	if (ok) {
-		f->modulation = &modulation;
 		f->context = &context;
 		struct tensor x = upload_patches(run, f->trunk.config, noise);
 		flow_sample(run, s, x, velocity, f, TRELLIS_STRUCTURE);
@@ -157,7 +163,6 @@ bool structure_flow_sample(struct run *run, struct structure_flow *f, const stru
 	free(volume);
 	free(times);
 	flow_context_finish(&context);
-	flow_modulation_finish(&modulation);
 	scratch_release(run->b, mark);
 	return ok && backend_finish(run->b, err);
 }
@@ -167,16 +172,14 @@ bool structure_flow_forward(struct run *run, struct structure_flow *f, const flo
 {
 	const struct model_config *c = f->trunk.config;
 	int64_t p3 = (int64_t)c->patch_size * c->patch_size * c->patch_size;
-	struct flow_modulation modulation = {0};
 	struct flow_context context = {0};
 	size_t mark = scratch_mark(run->b);
-	bool ok = flow_modulate(run, &f->trunk, &t, 1, &modulation, err) &&
+	bool ok = modulate(run, f, &t, 1, err) &&
 		  (!condition.data || flow_context_init(run, &f->trunk, condition, &context, err));
 
 	if (ok) {
 		struct tensor tokens = upload_patches(run, c, x);
 		struct tensor out = scratch_new_as(run->b, DTYPE_F32, tokens.rows, c->out_channels * p3);
-		f->modulation = &modulation;
 		f->context = condition.data ? &context : NULL;
 		tap(run, f->pos_emb, "pos_emb");
 		velocity(run, f, out, TENSOR_NONE, tokens, 0);
@@ -186,7 +189,6 @@ bool structure_flow_forward(struct run *run, struct structure_flow *f, const flo
 		free(volume);
 	}
 	flow_context_finish(&context);
-	flow_modulation_finish(&modulation);
 	scratch_release(run->b, mark);
 	return ok && backend_finish(run->b, err);
 }

@@ -208,7 +208,7 @@ Test(flow, modulations_of_all_steps_equal_those_of_one)
 		struct flow_trunk trunk = {.checkpoint = &f.checkpoint, .config = &f.checkpoint.config};
 		struct weight_set set;
 		struct binder binder = {.backend = f.b, .checkpoint = &f.checkpoint, .set = &set, .err = &err};
-		struct flow_modulation all, one;
+		struct flow_modulation all = {0}, one = {0};
 		int64_t width = 6 * f.checkpoint.config.model_channels;
 		float *a = malloc((size_t)width * 3 * sizeof *a), *b = malloc((size_t)width * sizeof *b);
 
