@@ -20,7 +20,10 @@ if [ $# -gt 0 ] && [ "$1" != -- ]; then seed=$1; shift; fi
 if [ $# -gt 0 ] && [ "$1" != -- ]; then work=$1; shift; fi
 if [ "${1:-}" = -- ]; then shift; fi
 options=("$@")
-[[ $seed =~ ^[1-9][0-9]*$ ]] && [ "$seed" -lt 899 ] || { echo "train.sh: seed $seed: wanted 1 to 898" >&2; exit 2; }
+if ! [[ $seed =~ ^[1-9][0-9]?[0-9]?$ ]] || [ "$seed" -gt 898 ]; then
+	echo "train.sh: seed $seed: wanted 1 to 898" >&2
+	exit 2
+fi
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
 export MINI_BUILD="$work/build" PYTHONUNBUFFERED=1 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
