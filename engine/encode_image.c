@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct encoder_block {
 	struct linear norm1, norm2;
@@ -20,6 +21,7 @@ struct image_encoder {
 	const struct model_config *config;
 	struct linear patches;		/* [C, 3 p p] */
 	float *position;		/* [1 + M * M, C] on the host: class, then the grid */
+	struct tensor own_position;	/* the same on the device, f32: of pictures of the model's own size */
 	float *class_token, *registers; /* [C], [registers, C] */
 	struct encoder_block *blocks;
 };
@@ -128,6 +130,7 @@ struct image_encoder *image_encoder_create(struct run *run, const struct checkpo
 	}
 	e->patches = bind_patches(&b, channels, 3, config->patch_size, names->patches);
 	e->position = bind_host(&b, (1 + grid * grid) * channels, "%s", names->position);
+	e->own_position = bind_tensor(&b, 1 + grid * grid, channels, "%s", names->position);
 	e->class_token = bind_host(&b, channels, "%s", names->class_token);
 	e->registers = bind_host(&b, config->num_registers * channels, "%s", names->registers);
 	for (int i = 0; i < config->num_blocks; i++)
@@ -218,25 +221,24 @@ static bool interpolate_position(float *out, const float *grid, int side, int he
 	return ok;
 }
 
-/* Position rows for a grid of rows x cols patches: class, then the grid; malloc'd. */
-static float *position_for(const struct image_encoder *e, int rows, int cols)
+/* Position rows for a grid of rows x cols patches, f32 [1 + rows * cols, C]: class, then the grid. May lie in scratch. */
+static struct tensor position_for(struct run *run, const struct image_encoder *e, int rows, int cols)
 {
 	int64_t channels = e->config->model_channels;
 	int side = e->config->image_size / e->config->patch_size;
-	float *table = malloc((size_t)(1 + rows * cols) * (size_t)channels * sizeof *table);
 
-	if (!table)
-		return NULL;
-	for (int64_t i = 0; i < channels; i++)
-		table[i] = e->position[i];
-	if (rows == side && cols == side) {
-		for (int64_t i = 0; i < (int64_t)side * side * channels; i++)
-			table[channels + i] = e->position[channels + i];
-	} else if (!interpolate_position(table + channels, e->position + channels, side, rows, cols, channels)) {
-		free(table);
-		return NULL;
+	if (rows == side && cols == side)
+		return e->own_position;
+	struct tensor position = scratch_new_as(run->b, DTYPE_F32, 1 + (int64_t)rows * cols, channels);
+	float *table = malloc((size_t)(1 + rows * cols) * (size_t)channels * sizeof *table);
+	if (table && interpolate_position(table + channels, e->position + channels, side, rows, cols, channels)) {
+		memcpy(table, e->position, (size_t)channels * sizeof *table);
+		op_upload(run->b, position, table);
+	} else {
+		backend_fail(run->b, "out of memory");
 	}
-	return table;
+	free(table);
+	return position;
 }
 
 /* pixels [3, height, width] to one row a patch, (channel, y, x) within it; malloc'd. */
@@ -247,11 +249,12 @@ static float *cut_patches(const float *pixels, int height, int width, int p)
 	float *out = malloc((size_t)rows * (size_t)cols * (size_t)per * sizeof *out);
 
 	for (int r = 0; out && r < rows; r++)
-		for (int c = 0; c < cols; c++)
-			for (int64_t k = 0; k < per; k++) {
-				int64_t channel = k / (p * p), y = r * p + k / p % p, x = c * p + k % p;
-				out[((int64_t)r * cols + c) * per + k] = pixels[(channel * height + y) * width + x];
-			}
+		for (int k = 0; k < 3 * p; k++) { /* line k % p of channel k / p */
+			const float *line = pixels + ((int64_t)(k / p) * height + r * p + k % p) * width;
+			for (int c = 0; c < cols; c++)
+				memcpy(out + ((int64_t)r * cols + c) * per + (int64_t)k * p, line + c * p,
+					(size_t)p * sizeof *line);
+		}
 	return out;
 }
 
@@ -264,25 +267,23 @@ static void embed(
 	int64_t channels = x.cols, n = (int64_t)(height / p) * (width / p), per = 3 * (int64_t)p * p;
 	size_t mark = scratch_mark(b);
 	struct tensor cut = scratch_new_as(b, DTYPE_F32, n, per);
-	struct tensor position = scratch_new_as(b, DTYPE_F32, 1 + n, channels);
-	float *table = position_for(e, height / p, width / p), *host = cut_patches(pixels, height, width, p);
+	struct tensor position = position_for(run, e, height / p, width / p);
+	float *host = cut_patches(pixels, height, width, p);
 	float *head = malloc((size_t)(1 + registers) * (size_t)channels * sizeof *head);
 
-	if (!table || !host || !head) {
+	if (!host || !head) {
 		backend_fail(b, "out of memory");
 	} else {
 		for (int64_t i = 0; i < channels; i++)
-			head[i] = e->class_token[i] + table[i];
+			head[i] = e->class_token[i] + e->position[i];
 		for (int64_t i = 0; i < registers * channels; i++)
 			head[channels + i] = e->registers[i];
 		op_upload(b, tensor_rows(x, 0, 1 + registers), head);
 		op_upload(b, cut, host);
-		op_upload(b, position, table);
 		tap(run, position, "pos_embed");
 		linear_into(run, tensor_rows(x, 1 + registers, n), cut, &e->patches, ACT_NONE, TENSOR_NONE,
 			tensor_rows(position, 1, n), NULL);
 	}
-	free(table);
 	free(host);
 	free(head);
 	scratch_release(b, mark);
