@@ -70,23 +70,6 @@ void mesh_decoder_destroy(struct mesh_decoder *d)
 	free(d);
 }
 
-/* index[8 p + child] = p, on the device. */
-static struct tensor child_index(struct run *run, int64_t parents)
-{
-	struct tensor index = scratch_new_as(run->b, DTYPE_I32, 8 * parents, 1);
-	int32_t *host = malloc((size_t)parents * 8 * sizeof *host + 1);
-
-	if (!host) {
-		backend_fail(run->b, "out of memory for %lld voxels", (long long)(8 * parents));
-		return index;
-	}
-	for (int64_t i = 0; i < 8 * parents; i++)
-		host[i] = (int32_t)(i / 8);
-	op_upload_i32(run->b, index, host);
-	free(host);
-	return index;
-}
-
 /* x[n, in] -> y[8 n, out]. neighbours: of x's rows; children: of y's. The first convolution sees eight equal children,
  * so it runs at the parents (op_sparse_conv_up), and so does the skip: exact. */
 static void subdivide_forward(struct run *run, const struct subdivide_block *s, struct tensor y, struct tensor x,
@@ -113,7 +96,7 @@ static void subdivide_forward(struct run *run, const struct subdivide_block *s, 
 		at_parents = scratch_new(b, x.rows, s->out);
 		linear_forward(run, at_parents, x, &s->skip);
 	}
-	op_gather_rows(b, y, at_parents, child_index(run, x.rows));
+	op_gather_rows(b, y, at_parents, TENSOR_NONE);
 	tap(run, y, "up%d_skip", index);
 	op_sparse_conv(b, y, g, s->conv2.weight, children, &(struct epilogue){.bias = s->conv2.bias, .residual = y});
 	tap(run, y, "up%d", index);
@@ -124,23 +107,23 @@ static void subdivide_forward(struct run *run, const struct subdivide_block *s, 
 /* coords [64 n, 3] of the 4x grid on the device, grouped by original voxel. */
 static struct tensor fine_coords(struct run *run, const int32_t *coords, int64_t n)
 {
-	struct tensor t = scratch_new_as(run->b, DTYPE_I32, 64 * n, 3);
-	int32_t *host = malloc((size_t)n * 192 * sizeof *host + 1);
+	struct backend *b = run->b;
+	struct tensor fine = scratch_new_as(b, DTYPE_I32, 64 * n, 3);
+	struct tensor middle = scratch_new_as(b, DTYPE_I32, 8 * n, 3);
+	struct tensor coarse = scratch_new_as(b, DTYPE_I32, n, 3);
 
-	if (!host) {
-		backend_fail(run->b, "out of memory for %lld cubes", (long long)(64 * n));
-		return t;
-	}
-	for (int64_t i = 0; i < 64 * n; i++)
-		for (int axis = 0; axis < 3; axis++) {
-			int64_t shift = 2 - axis;
-			int64_t high = i >> (3 + shift) & 1, low = i >> shift & 1;
-			host[3 * i + axis] = (int32_t)(4 * coords[3 * (i / 64) + axis] + 2 * high + low);
+	op_upload_i32(b, coarse, coords);
+	op_coords_up(b, middle, coarse);
+	op_coords_up(b, fine, middle);
+	if (tapping(run)) {
+		int32_t *host = malloc((size_t)n * 192 * sizeof *host + 1);
+		if (host) {
+			op_download_i32(b, host, fine);
+			tap_integers(run, host, 64 * n, 3, "feat_coords");
 		}
-	op_upload_i32(run->b, t, host);
-	tap_integers(run, host, 64 * n, 3, "feat_coords");
-	free(host);
-	return t;
+		free(host);
+	}
+	return fine;
 }
 
 /* Features [64 n, 53 | 101] in f32. Scratch is unwound to what is returned. */

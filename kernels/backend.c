@@ -276,6 +276,14 @@ void op_neighbours_up(struct backend *b, struct tensor table, struct tensor pare
 	b->ops->neighbours_up(b, table, parents);
 }
 
+void op_coords_up(struct backend *b, struct tensor children, struct tensor parents)
+{
+	if (!backend_ok(b) || parents.rows == 0)
+		return;
+	assert(is_index(parents, parents.rows, 3) && is_index(children, 8 * parents.rows, 3));
+	b->ops->coords_up(b, children, parents);
+}
+
 void op_layer_norm(struct backend *b, struct tensor y, struct tensor x, const struct norm *n)
 {
 	if (!backend_ok(b) || y.rows == 0)
@@ -370,7 +378,8 @@ void op_gather_rows(struct backend *b, struct tensor y, struct tensor x, struct 
 {
 	if (!backend_ok(b) || y.rows == 0)
 		return;
-	assert(is_float(y) && is_float(x) && y.cols == x.cols && is_index(index, y.rows, 1) && !overlaps(y, x));
+	assert(is_float(y) && is_float(x) && y.cols == x.cols && !overlaps(y, x));
+	assert(index.data ? is_index(index, y.rows, 1) : x.rows > 0 && y.rows % x.rows == 0);
 	b->ops->gather_rows(b, y, x, index);
 }
 

@@ -93,6 +93,7 @@ struct backend_ops {
 		struct tensor neighbours, const struct epilogue *e);
 	void (*neighbours)(struct backend *b, struct tensor table, struct tensor coords);
 	void (*neighbours_up)(struct backend *b, struct tensor table, struct tensor parents);
+	void (*coords_up)(struct backend *b, struct tensor children, struct tensor parents);
 
 	void (*layer_norm)(struct backend *b, struct tensor y, struct tensor x, const struct norm *n);
 	void (*group_norm)(struct backend *b, struct tensor y, struct tensor x, int groups, const struct norm *n);
@@ -200,6 +201,8 @@ void op_sparse_conv_up(struct backend *b, struct tensor y, struct tensor x, cons
 void op_neighbours(struct backend *b, struct tensor table, struct tensor coords);
 /* The table of the subdivision: table[8 n, 28] from the parents' [n, 28]. */
 void op_neighbours_up(struct backend *b, struct tensor table, struct tensor parents);
+/* The coordinates of the subdivision: children[8 n, 3] from the parents' [n, 3], in the order of op_sparse_conv_up. */
+void op_coords_up(struct backend *b, struct tensor children, struct tensor parents);
 
 /* Over each row. y may be x. */
 void op_layer_norm(struct backend *b, struct tensor y, struct tensor x, const struct norm *n);
@@ -224,7 +227,7 @@ void op_activate(struct backend *b, struct tensor y, struct tensor x, enum activ
 void op_add(struct backend *b, struct tensor y, struct tensor a, struct tensor x);
 /* y = p a + q x, in f32. y may be a or x. Euler steps, guidance and copies (q = 0, x none). dtypes may differ. */
 void op_combine(struct backend *b, struct tensor y, float p, struct tensor a, float q, struct tensor x);
-/* y[r, :] = x[index[r], :].  index: I32 [y.rows, 1]. */
+/* y[r, :] = x[index[r], :].  index: I32 [y.rows, 1]; none: every row of x y.rows / x.rows times in turn. */
 void op_gather_rows(struct backend *b, struct tensor y, struct tensor x, struct tensor index);
 /* y[i, :] = (sum of x[r, :] over r with index[r] = i) / (count + 1): the official mean counts the zero it starts from. */
 void op_downsample(struct backend *b, struct tensor y, struct tensor x, struct tensor index);

@@ -28,4 +28,13 @@ static inline int subdivision_parent(int d, int k)
 	return fine < 0 ? -1 : fine / 2;
 }
 
+/* The row of x that op_gather_rows copies to row r. */
+static inline int64_t gathered_row(struct tensor y, struct tensor x, struct tensor index, int64_t r)
+{
+	return index.data ? ((const int32_t *)index.data)[r * index.stride] : r / (y.rows / x.rows);
+}
+
+/* ops->coords_up for backends whose memory the host can read. */
+void coords_up_on_host(struct backend *b, struct tensor children, struct tensor parents);
+
 #endif

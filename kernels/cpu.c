@@ -178,7 +178,7 @@ static void cpu_gather_rows(struct backend *b, struct tensor y, struct tensor x,
 	struct cpu *c = cpu_of(b);
 #pragma omp parallel for schedule(static) num_threads(c->threads) if (cpu_is_large(y))
 	for (int64_t r = 0; r < y.rows; r++)
-		memcpy(cpu_row(y, r), cpu_row(x, *cpu_row_i32(index, r)), (size_t)y.cols * sizeof(float));
+		memcpy(cpu_row(y, r), cpu_row(x, gathered_row(y, x, index, r)), (size_t)y.cols * sizeof(float));
 }
 
 static void cpu_downsample(struct backend *b, struct tensor y, struct tensor x, struct tensor index)
@@ -242,6 +242,7 @@ static const struct backend_ops cpu_ops = {
 	.sparse_conv_up = cpu_sparse_conv_up,
 	.neighbours = cpu_neighbours,
 	.neighbours_up = cpu_neighbours_up,
+	.coords_up = coords_up_on_host,
 	.layer_norm = cpu_layer_norm,
 	.group_norm = cpu_group_norm,
 	.rms_norm_heads = cpu_rms_norm_heads,

@@ -1,5 +1,5 @@
-/* extract.c - op_extract for backends whose memory the host can read: hands the views to FlexiCubes, which wants rows
- * without gaps. */
+/* extract.c - ops of backends whose memory the host can read: the surface (hands the views to FlexiCubes, which wants
+ * rows without gaps) and the coordinates of a subdivision. */
 #include "backend_impl.h"
 #include "flexicubes.h"
 
@@ -24,4 +24,15 @@ void extract_on_host(struct backend *b, struct surface *s, struct tensor feature
 		!flexicubes_from_features(s, features.data, coords.data, features.rows, resolution, has_color, &err))
 		backend_fail(b, "%s", err.text);
 	scratch_release(b, mark);
+}
+
+void coords_up_on_host(struct backend *b, struct tensor children, struct tensor parents)
+{
+	(void)b;
+	for (int64_t r = 0; r < children.rows; r++) {
+		const int32_t *from = (const int32_t *)parents.data + r / 8 * parents.stride;
+		int32_t *to = (int32_t *)children.data + r * children.stride;
+		for (int axis = 0; axis < 3; axis++)
+			to[axis] = 2 * from[axis] + (int32_t)(r >> (2 - axis) & 1);
+	}
 }

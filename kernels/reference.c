@@ -393,7 +393,7 @@ static void reference_gather_rows(struct backend *b, struct tensor y, struct ten
 {
 	(void)b;
 	for (int64_t r = 0; r < y.rows; r++)
-		memcpy(at(y, r), at(x, *at_i32(index, r)), (size_t)y.cols * sizeof(float));
+		memcpy(at(y, r), at(x, gathered_row(y, x, index, r)), (size_t)y.cols * sizeof(float));
 }
 
 static void reference_downsample(struct backend *b, struct tensor y, struct tensor x, struct tensor index)
@@ -441,6 +441,7 @@ static const struct backend_ops reference_ops = {
 	.sparse_conv_up = reference_sparse_conv_up,
 	.neighbours = reference_neighbours,
 	.neighbours_up = reference_neighbours_up,
+	.coords_up = coords_up_on_host,
 	.layer_norm = reference_layer_norm,
 	.group_norm = reference_group_norm,
 	.rms_norm_heads = reference_rms_norm_heads,

@@ -448,6 +448,30 @@ Test(kernels, rows)
 	for_each_backend(check_rows);
 }
 
+static void check_subdivision(struct backend *b[2])
+{
+	enum { N = 37 };
+	int32_t coords[N * 3], found[2][N * 24];
+	struct tensor y[2];
+	for (int32_t i = 0; i < N * 3; i++)
+		coords[i] = i * 7919 % 1000;
+	for (int i = 0; i < 2; i++) {
+		struct tensor children = scratch_new_as(b[i], DTYPE_I32, 8 * N, 3);
+		op_coords_up(b[i], children, place_i32(b[i], coords, N, 3));
+		op_download_i32(b[i], found[i], children);
+		op_gather_rows(b[i], y[i] = room(b[i], 8 * N, 21, 1), place_noise(b[i], N, 21, 2, 1), TENSOR_NONE);
+	}
+	cr_expect_arr_eq(found[1], found[0], sizeof found[0]);
+	for (int i = 0; i < N * 24; i++)
+		cr_assert_eq(found[0][i] / 2, coords[i / 24 * 3 + i % 3]);
+	expect_close(b, y[1], y[0], 0, "gather without an index");
+}
+
+Test(kernels, subdivision)
+{
+	for_each_backend(check_subdivision);
+}
+
 static void check_pixel_shuffle(struct backend *b[2])
 {
 	for (int64_t r = 1; r <= 5; r += 2) {

@@ -327,6 +327,11 @@ static void cuda_neighbours_up(struct backend *b, struct tensor table, struct te
 	cuda_check(b, launch_neighbours_up(cuda_launch(b), table, parents), "neighbours");
 }
 
+static void cuda_coords_up(struct backend *b, struct tensor children, struct tensor parents)
+{
+	cuda_check(b, launch_coords_up(cuda_launch(b), children, parents), "coordinates");
+}
+
 /* ---- life ---- */
 
 static void cuda_destroy(struct backend *b)
@@ -367,6 +372,7 @@ const struct backend_ops cuda_ops = {
 	.sparse_conv_up = cuda_sparse_conv_up,
 	.neighbours = cuda_neighbours,
 	.neighbours_up = cuda_neighbours_up,
+	.coords_up = cuda_coords_up,
 	.layer_norm = cuda_layer_norm,
 	.group_norm = cuda_group_norm,
 	.rms_norm_heads = cuda_rms_norm_heads,

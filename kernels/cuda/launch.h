@@ -46,6 +46,7 @@ cudaError_t launch_activate(const struct launch *l, struct tensor y, struct tens
 cudaError_t launch_add(const struct launch *l, struct tensor y, struct tensor a, struct tensor x);
 cudaError_t launch_combine(const struct launch *l, struct tensor y, float p, struct tensor a, float q, struct tensor x);
 cudaError_t launch_gather_rows(const struct launch *l, struct tensor y, struct tensor x, struct tensor index);
+cudaError_t launch_coords_up(const struct launch *l, struct tensor children, struct tensor parents);
 /* room: I32 [y.rows + x.rows]. Children are summed in the order of their rows, whatever order threads run in. */
 cudaError_t launch_downsample(
 	const struct launch *l, struct tensor y, struct tensor x, struct tensor index, int32_t *room);

@@ -92,12 +92,13 @@ cudaError_t launch_add(const struct launch *l, struct tensor y, struct tensor a,
 
 template <int V>
 __global__ void __launch_bounds__(256)
-	gather_kernel(view y, view x, const int32_t *index, int64_t stride, int64_t rows, int64_t cols)
+	gather_kernel(
+		view y, view x, const int32_t *index, int64_t stride, int64_t repeat, int64_t rows, int64_t cols)
 {
 	FOR_EACH_GROUP(V, rows, cols, r, c)
 	{
 		float v[V];
-		load<V>(v, x.at(index[r * stride], c), x.dtype);
+		load<V>(v, x.at(index ? index[r * stride] : r / (uint32_t)repeat, c), x.dtype);
 		store<V>(y.at(r, c), y.dtype, v);
 	}
 }
@@ -108,7 +109,24 @@ cudaError_t launch_gather_rows(const struct launch *l, struct tensor y, struct t
 	auto *kernel = wide ? gather_kernel<8> : gather_kernel<1>;
 	unsigned blocks = wide ? group_blocks<8>(l, y.rows, y.cols) : group_blocks<1>(l, y.rows, y.cols);
 	kernel<<<blocks, 256, 0, l->stream>>>(
-		view_of(y), view_of(x), (const int32_t *)index.data, index.stride, y.rows, y.cols);
+		view_of(y), view_of(x), (const int32_t *)index.data, index.stride, y.rows / x.rows, y.rows, y.cols);
+	return cudaGetLastError();
+}
+
+/* ---- coordinates of a subdivision ---- */
+
+__global__ void coords_up_kernel(int32_t *children, int64_t stride, const int32_t *parents, int64_t from, int64_t n)
+{
+	int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, r = i / 3;
+	int axis = (int)(i % 3);
+	if (r < n)
+		children[r * stride + axis] = 2 * parents[r / 8 * from + axis] + (int32_t)(r >> (2 - axis) & 1);
+}
+
+cudaError_t launch_coords_up(const struct launch *l, struct tensor children, struct tensor parents)
+{
+	coords_up_kernel<<<(unsigned)((children.rows * 3 + 255) / 256), 256, 0, l->stream>>>((int32_t *)children.data,
+		children.stride, (const int32_t *)parents.data, parents.stride, children.rows);
 	return cudaGetLastError();
 }
 
