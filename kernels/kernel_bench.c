@@ -85,9 +85,9 @@ static float *numbers(int64_t n)
 	return x;
 }
 
-static struct tensor filled(struct backend *b, int64_t rows, int64_t cols)
+static struct tensor filled_as(struct backend *b, enum dtype dtype, int64_t rows, int64_t cols)
 {
-	struct tensor x = scratch_new(b, rows, cols);
+	struct tensor x = scratch_new_as(b, dtype, rows, cols);
 	float *values = numbers(rows * cols);
 	if (values)
 		op_upload(b, x, values);
@@ -95,6 +95,11 @@ static struct tensor filled(struct backend *b, int64_t rows, int64_t cols)
 		backend_fail(b, "out of memory");
 	free(values);
 	return x;
+}
+
+static struct tensor filled(struct backend *b, int64_t rows, int64_t cols)
+{
+	return filled_as(b, b->act, rows, cols);
 }
 
 static struct weight *weight_filled(struct backend *b, enum weight_kind kind, int64_t out, int64_t in)
@@ -191,7 +196,7 @@ static void prepare(
 	int64_t y_rows = is_up ? 8 * n : n, x_cols = is_attention ? l->out : l->in;
 	k->x = filled(b, n, x_cols);
 	k->y = filled(b, y_rows, l->out);
-	k->gate = filled(b, 1, l->out);
+	k->gate = filled_as(b, DTYPE_F32, 1, l->out);
 	if (l->op <= SPARSE_UP)
 		k->w = weight_filled(b, kinds[l->op], l->out, l->in);
 	k->bias = weight_filled(b, WEIGHT_VECTOR, l->out, 1);
