@@ -2,7 +2,8 @@
  * Implements the public interface (trellis.h) but for images and files.
  * Source: trellis/pipelines/trellis_image_to_3d.py.
  *
- * A stage's weights are on the device while it runs; a model small enough to stay (RESIDENT_BYTES) stays. */
+ * A stage's weights are on the device while it runs. They stay when the whole model leaves room for the work. When memory
+ * runs out all the same, everything is given back and the job done once more, stage by stage from then on. */
 #include "pipeline.h"
 
 #include "mesh.h"
@@ -60,13 +61,35 @@ void trellis_record(struct trellis *t, struct pipeline_record *r)
 	t->record = r;
 }
 
-/* Bytes of all weights in f32. */
-static double weight_bytes(const struct model *m)
+/* The modulations of the flows' blocks depend on the time only: they are computed before sampling, and their weights leave
+ * again. */
+static void drop_leaving(void *user, const char *name, int ndim, const int64_t *dim, bool required)
+{
+	double *staying = user, n = required && strstr(name, "adaLN_modulation");
+	for (int i = 0; i < ndim; i++)
+		n *= (double)dim[i];
+	*staying -= n;
+}
+
+/* Numbers that a role's network keeps on the device while it is loaded; 0 when it is absent. */
+static double staying_numbers(const struct model *m, enum model_role role)
+{
+	if (!m->roles[role])
+		return 0;
+	double n = (double)model_tensors_parameters(m->roles[role]);
+	model_tensors_list(m->roles[role], drop_leaving, &n);
+	return n;
+}
+
+/* Whether all weights stay on the device: on the CPU those of a small model; on a GPU when as much again is free for
+ * activations (TRELLIS-image-large in half precision: 2.4 GB, and about 2 GB to work in). */
+static bool stays_resident(const struct trellis *t)
 {
 	double bytes = 0;
+	uint64_t free_bytes = device_free_bytes(&t->device);
 	for (int role = 0; role < ROLE_COUNT; role++)
-		bytes += m->roles[role] ? 4.0 * (double)model_tensors_parameters(m->roles[role]) : 0;
-	return bytes;
+		bytes += staying_numbers(t->model, role) * (double)dtype_size(t->backend->act);
+	return free_bytes ? 2 * bytes <= (double)free_bytes : bytes <= RESIDENT_BYTES;
 }
 
 struct trellis *trellis_assemble(struct model *m, const struct device_wish *wish, struct error *err)
@@ -82,14 +105,17 @@ struct trellis *trellis_assemble(struct model *m, const struct device_wish *wish
 	}
 	t->model = m;
 	t->backend = t->device.backend;
-	t->resident = weight_bytes(m) <= RESIDENT_BYTES;
+	t->resident = stays_resident(t);
 	return t;
 }
 
 struct trellis *trellis_create(const struct trellis_options *o, struct error *err)
 {
 	const struct device_wish wish = {o->device, o->dtype, o->threads, o->probe_s};
-	return trellis_assemble(model_open(o->model, err), &wish, err);
+	struct trellis *t = trellis_assemble(model_open(o->model, err), &wish, err);
+	if (t && o->low_memory)
+		t->resident = false;
+	return t;
 }
 
 static void release_stages(struct trellis *t)
@@ -106,6 +132,18 @@ static void release_stages(struct trellis *t)
 	t->latent_flow = NULL;
 	t->mesh_decoder = NULL;
 	t->gaussian_decoder = NULL;
+}
+
+/* After a failure: whether it was for want of memory and some could be given back, so that another try is worth it. */
+static bool free_memory(struct trellis *t)
+{
+	if (t->backend->fault != FAULT_MEMORY || !t->resident)
+		return false;
+	t->resident = false;
+	release_stages(t);
+	scratch_trim(t->backend);
+	t->backend->fault = FAULT_NONE;
+	return backend_finish(t->backend, NULL);
 }
 
 /* Between stages: a large model gives its memory back. */
@@ -140,6 +178,64 @@ const char *trellis_model_note(const struct trellis *t)
 const struct trellis_device *trellis_device(const struct trellis *t)
 {
 	return &t->device.info;
+}
+
+bool trellis_device_failed(const struct trellis *t)
+{
+	return t->backend->fault == FAULT_MEMORY || t->backend->fault == FAULT_DEVICE;
+}
+
+/* How far loading is. */
+struct load {
+	struct run *run;
+	double done, total; /* numbers */
+	int percent;	    /* last told */
+};
+
+static void note_loaded(void *user, int64_t numbers)
+{
+	struct load *l = user;
+	l->done += (double)numbers;
+	int percent = l->done < l->total ? (int)(100 * l->done / l->total) : 100;
+	if (percent == l->percent)
+		return;
+	l->percent = percent;
+	l->run->work_done = l->done;
+	run_stage(l->run, TRELLIS_LOAD, percent, 100);
+}
+
+/* The stages of every job, in their order. */
+static bool load_stages(struct trellis *t, struct run *run, struct error *err)
+{
+	struct checkpoint *const *roles = t->model->roles;
+	return (t->encoder || !roles[ROLE_ENCODER] ||
+		       (t->encoder = image_encoder_create(run, roles[ROLE_ENCODER], err))) &&
+	       (t->structure_flow ||
+		       (t->structure_flow = structure_flow_create(run, roles[ROLE_STRUCTURE_FLOW], err))) &&
+	       (t->structure_decoder ||
+		       (t->structure_decoder = structure_decoder_create(run, roles[ROLE_STRUCTURE_DECODER], err))) &&
+	       (t->latent_flow || (t->latent_flow = latent_flow_create(run, roles[ROLE_LATENT_FLOW], err))) &&
+	       (t->mesh_decoder || !roles[ROLE_MESH_DECODER] ||
+		       (t->mesh_decoder = mesh_decoder_create(run, roles[ROLE_MESH_DECODER], err)));
+}
+
+bool trellis_load(struct trellis *t, trellis_progress_fn progress, void *user, struct error *err)
+{
+	struct run run;
+	struct load load = {.run = &run, .percent = -1};
+
+	if (!t->resident)
+		return true;
+	run_init(&run, t->backend, progress, user);
+	for (int role = 0; role < ROLE_GAUSSIAN_DECODER; role++)
+		load.total += staying_numbers(t->model, role);
+	run.work_total = load.total;
+	t->backend->loaded = note_loaded;
+	t->backend->loaded_user = &load;
+	bool ok = load_stages(t, &run, err) && backend_finish(t->backend, err);
+	t->backend->loaded = NULL;
+	run_finish(&run);
+	return ok || free_memory(t);
 }
 
 /* Settings of a sampler after the caller's wishes. */
@@ -389,16 +485,36 @@ static bool sample_latent(struct trellis *t, struct job *job, struct rng *rng, s
 	return ok;
 }
 
-bool trellis_generate(struct trellis *t, const struct trellis_image *views, int n_views,
-	const struct trellis_params *params, trellis_progress_fn progress, void *user, struct trellis_latent *latent,
-	struct error *err)
+/* Once. */
+static bool generate(struct trellis *t, struct job *job, const struct trellis_image *image,
+	struct trellis_latent *latent, struct error *err)
 {
 	struct trellis_latent result = {0};
 	struct tensor condition, z;
 	struct rng rng;
-	struct job job;
 	size_t mark = scratch_mark(t->backend);
 	bool ok;
+
+	if (t->record)
+		pipeline_record_finish(t->record);
+	ok = encode(t, job, image, &condition, &result.cutout, err);
+	rng_seed(&rng, job->params->seed); /* after the encoding, as the official pipeline does */
+	ok = ok && sample_structure(t, job, &rng, condition, &z, err) &&
+	     decode_structure(t, job, z, &result.coords, &result.n, err) &&
+	     sample_latent(t, job, &rng, condition, &result, err);
+	scratch_release(t->backend, mark);
+	if (ok)
+		*latent = result;
+	else
+		trellis_latent_finish(&result);
+	return ok;
+}
+
+bool trellis_generate(struct trellis *t, const struct trellis_image *views, int n_views,
+	const struct trellis_params *params, trellis_progress_fn progress, void *user, struct trellis_latent *latent,
+	struct error *err)
+{
+	struct job job;
 
 	if (n_views != 1)
 		return error_set(err, "one picture of an object is needed, %d were given", n_views);
@@ -407,20 +523,13 @@ bool trellis_generate(struct trellis *t, const struct trellis_image *views, int 
 	/* trellis_decode would fail for want of it: better before the minutes than after them. */
 	if (params->want_gaussians && !model_require(t->model, ROLE_GAUSSIAN_DECODER, err))
 		return false;
-	if (t->record)
-		pipeline_record_finish(t->record);
 	job_init(t, &job, params, progress, user);
-	ok = encode(t, &job, views, &condition, &result.cutout, err);
-	rng_seed(&rng, params->seed); /* after the encoding, as the official pipeline does */
-	ok = ok && sample_structure(t, &job, &rng, condition, &z, err) &&
-	     decode_structure(t, &job, z, &result.coords, &result.n, err) &&
-	     sample_latent(t, &job, &rng, condition, &result, err);
-	scratch_release(t->backend, mark);
+	bool ok = generate(t, &job, views, latent, err);
+	if (!ok && free_memory(t)) {
+		job.run.work_done = 0;
+		ok = generate(t, &job, views, latent, err);
+	}
 	run_finish(&job.run);
-	if (ok)
-		*latent = result;
-	else
-		trellis_latent_finish(&result);
 	return ok;
 }
 
@@ -466,21 +575,17 @@ static bool decode_gaussians(struct trellis *t, struct job *job, const struct tr
 	return mesh->gaussians || error_set(err, "out of memory for the Gaussians");
 }
 
-bool trellis_decode(struct trellis *t, const struct trellis_latent *latent, const struct trellis_params *params,
-	trellis_progress_fn progress, void *user, struct trellis_mesh *mesh, struct error *err)
+/* Once. */
+static bool decode(struct trellis *t, struct job *job, const struct trellis_latent *latent, struct trellis_mesh *mesh,
+	struct error *err)
 {
+	const struct trellis_params *params = job->params;
 	struct trellis_mesh result = {0};
 	struct surface s = {0};
-	struct job job;
-	bool ok;
 
-	if (!params_check(params, err) || !latent_check(t, latent, err))
-		return false;
-	job_init(t, &job, params, progress, user);
-	job.run.work_total = job_work(t, &job, (double)latent->n, &job.run.work_done);
-	ok = decode_surface(t, &job, latent, &s, err) && mesh_from_surface(&result, &s, params, err) &&
-	     (!params->want_gaussians || decode_gaussians(t, &job, latent, &result, err));
-	run_finish(&job.run);
+	job->run.work_total = job_work(t, job, (double)latent->n, &job->run.work_done);
+	bool ok = decode_surface(t, job, latent, &s, err) && mesh_from_surface(&result, &s, params, err) &&
+		  (!params->want_gaussians || decode_gaussians(t, job, latent, &result, err));
 	if (ok && t->record) {
 		surface_finish(&t->record->surface);
 		t->record->surface = s;
@@ -496,4 +601,17 @@ bool trellis_decode(struct trellis *t, const struct trellis_latent *latent, cons
 	result.seed = params->seed;
 	*mesh = result;
 	return true;
+}
+
+bool trellis_decode(struct trellis *t, const struct trellis_latent *latent, const struct trellis_params *params,
+	trellis_progress_fn progress, void *user, struct trellis_mesh *mesh, struct error *err)
+{
+	struct job job;
+
+	if (!params_check(params, err) || !latent_check(t, latent, err))
+		return false;
+	job_init(t, &job, params, progress, user);
+	bool ok = decode(t, &job, latent, mesh, err) || (free_memory(t) && decode(t, &job, latent, mesh, err));
+	run_finish(&job.run);
+	return ok;
 }

@@ -168,11 +168,14 @@ static void status_fields(struct wire *w, struct message_status *m)
 	wire_u64(w, &m->device_memory);
 	WIRE_STRING(w, m->device);
 	WIRE_STRING(w, m->dtype);
+	wire_i32(w, &m->ordinal);
+	wire_i32(w, &m->devices);
 	WIRE_STRING(w, m->device_note);
 	WIRE_STRING(w, m->model);
 	WIRE_STRING(w, m->model_note);
 	WIRE_STRING(w, m->reason);
-	if (m->percent < -1 || m->percent > 100)
+	if (m->percent < -1 || m->percent > 100 || m->ordinal < -1 || m->devices < 0 ||
+		m->devices > MESSAGE_DEVICES_MAX || m->ordinal >= MESSAGE_DEVICES_MAX)
 		w->bad = true;
 }
 
@@ -205,7 +208,7 @@ static void result_fields(struct wire *w, struct message_result *m)
 static void failure_fields(struct wire *w, struct message_failure *m)
 {
 	wire_u64(w, &m->id);
-	m->kind = (enum job_failure)wire_enum(w, m->kind, JOB_STORAGE);
+	m->kind = (enum job_failure)wire_enum(w, m->kind, JOB_DEVICE);
 	WIRE_STRING(w, m->text);
 	if (!m->id)
 		w->bad = true;

@@ -32,7 +32,7 @@
 #include <stdint.h>
 
 enum {
-	PROTOCOL_VERSION = 1,
+	PROTOCOL_VERSION = 2,
 	PROTOCOL_FD = 3,	   /* the worker's end of the socket */
 	PROTOCOL_MAX_BYTES = 8192, /* of a packet */
 	PROTOCOL_MAX_FDS = 8,
@@ -76,12 +76,16 @@ struct message_hello {
 
 enum model_state { MODEL_LOADING, MODEL_READY, MODEL_FAILED };
 
+#define MESSAGE_DEVICES_MAX 10000
+
 struct message_status {
 	enum model_state state;
 	int32_t percent;	/* of loading, 0..100; < 0 (sent as -1): unknown */
 	uint64_t device_memory; /* bytes; 0: unknown */
 	char device[128];	/* "" until known */
 	char dtype[16];		/* of the arithmetic: "f32" */
+	int32_t ordinal;	/* of a CUDA device, else -1 */
+	int32_t devices;	/* CUDA devices that there are, at most MESSAGE_DEVICES_MAX; 0: none was looked for */
 	char device_note[512];	/* why a better device was refused, one sentence, or "" */
 	char model[256];	/* name; "" until known */
 	char model_note[512];	/* repairs that loading made, or "" */
@@ -108,6 +112,7 @@ enum job_failure {
 	JOB_FAILED,    /* the picture or the options: doing it again gives the same */
 	JOB_CANCELLED, /* as asked */
 	JOB_STORAGE,   /* an output could not be written (disk full, quota) */
+	JOB_DEVICE,    /* the device failed, not the job; the worker ends: it can't use the device any more */
 };
 
 struct message_failure {

@@ -15,6 +15,7 @@ void run_init(struct run *run, struct backend *b, trellis_progress_fn progress, 
 	*run = (struct run){.b = b, .progress = progress, .user = user, .started_s = clock_s()};
 	atomic_init(&run->cancel, false);
 	b->cancel = &run->cancel;
+	b->fault = FAULT_NONE;
 }
 
 void run_finish(struct run *run)

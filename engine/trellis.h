@@ -23,6 +23,7 @@ struct trellis_options {
 	const char *device; /* "auto" (NULL), "cpu", "cuda", "cuda:N" */
 	const char *dtype;  /* "f32", "f16", "bf16"; NULL: f16 on CUDA; the CPU has f32 only */
 	int threads;	    /* of the CPU; 0: all that the process may use */
+	bool low_memory;    /* only the running stage's weights on the device, also where all would fit */
 	int probe_s;	    /* so long a device may take to answer; 0: two minutes */
 };
 
@@ -120,7 +121,8 @@ typedef bool (*trellis_progress_fn)(const struct trellis_progress *progress, voi
 
 const char *trellis_stage_name(enum trellis_stage stage);
 
-/* Open a model: checks every role, class, tensor and shape; reads no weights yet (they are mapped). */
+/* Open a model: checks every role, class, tensor and shape, and lets the device compute; reads no weights yet (they are
+ * mapped). */
 struct trellis *trellis_create(const struct trellis_options *options, struct error *err);
 void trellis_destroy(struct trellis *t); /* NULL is fine */
 
@@ -128,6 +130,14 @@ void trellis_destroy(struct trellis *t); /* NULL is fine */
 const char *trellis_model_name(const struct trellis *t);
 const char *trellis_model_note(const struct trellis *t);	      /* "" when there is nothing to say */
 const struct trellis_device *trellis_device(const struct trellis *t); /* owned by t */
+
+/* Put the weights on the device now rather than in the first job, if they are to stay there. Progress is of stage
+ * TRELLIS_LOAD, fraction by bytes. When memory runs out they are loaded stage by stage from then on, which is no failure. */
+bool trellis_load(struct trellis *t, trellis_progress_fn progress, void *user, struct error *err);
+
+/* Whether the last failure was the device's: lost, or out of memory with nothing left to give back. Another process or
+ * another device may do what failed. */
+bool trellis_device_failed(const struct trellis *t);
 
 /* Pictures of one object to its latent. n_views must be 1 for now. progress may be NULL. */
 bool trellis_generate(struct trellis *t, const struct trellis_image *views, int n_views,

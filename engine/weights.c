@@ -153,6 +153,12 @@ static struct weight *keep(struct binder *b, struct weight *w)
 	return set->weights[set->n_weights++] = w;
 }
 
+static void tell_loaded(struct binder *b, const struct st_tensor *t)
+{
+	if (b->backend->loaded)
+		b->backend->loaded(b->backend->loaded_user, t->count);
+}
+
 static struct weight *bind_one(struct binder *b, enum weight_kind kind, int64_t out, int64_t in, const char *name,
 	int ndim, const int64_t *dims)
 {
@@ -177,6 +183,7 @@ static struct weight *bind_one(struct binder *b, enum weight_kind kind, int64_t 
 		return NULL;
 	w = weight_create(b->backend, kind, out, in, device_dtype(t->dtype), t->data);
 	safetensors_release(b->checkpoint->tensors, t);
+	tell_loaded(b, t);
 	return keep(b, w);
 }
 
@@ -251,10 +258,12 @@ static float *host_copy(struct binder *b, const char *name, int ndim, const int6
 	if (!t)
 		return NULL;
 	p = malloc((size_t)(count ? count : 1) * sizeof *p);
-	if (!p)
+	if (!p) {
 		bind_fail(b, "out of memory for tensor '%s'", name);
-	else
-		st_read_f32(p, t);
+		return NULL;
+	}
+	st_read_f32(p, t);
+	tell_loaded(b, t);
 	return p;
 }
 

@@ -28,7 +28,7 @@
 #define VMSTAT "/proc/vmstat"
 
 /* Why we are ending the worker; the first cause stands. */
-enum link_end { END_NONE, END_STOP, END_IDLE, END_MODEL, END_HUNG, END_NONSENSE, END_CLOSED };
+enum link_end { END_NONE, END_STOP, END_IDLE, END_MODEL, END_HUNG, END_DEVICE, END_NONSENSE, END_CLOSED };
 
 struct worker_link {
 	char **argv;
@@ -65,7 +65,7 @@ static int64_t now_ms(void)
 
 bool worker_outcome_counts(enum worker_outcome outcome)
 {
-	return outcome == WORKER_CRASHED || outcome == WORKER_MEMORY || outcome == WORKER_HUNG;
+	return outcome == WORKER_CRASHED || outcome == WORKER_MEMORY;
 }
 
 static void close_fd(int *fd)
@@ -254,6 +254,8 @@ static void merge_status(struct message_status *known, const struct message_stat
 		merged.device_memory = known->device_memory;
 		memcpy(merged.device, known->device, sizeof merged.device);
 		memcpy(merged.dtype, known->dtype, sizeof merged.dtype);
+		merged.ordinal = known->ordinal;
+		merged.devices = known->devices;
 		memcpy(merged.device_note, known->device_note, sizeof merged.device_note);
 	}
 	if (!*merged.model) {
@@ -283,6 +285,11 @@ static void on_progress(struct worker_link *link, const struct message_progress 
 
 static void on_failure(struct worker_link *link, const struct message_failure *failure)
 {
+	if (failure->kind == JOB_DEVICE) { /* `done` follows when it is gone: nobody is to think it ready */
+		link_end(link, END_DEVICE, *failure->text ? failure->text : "the device failed", KILL_MS);
+		link_changed(link);
+		return;
+	}
 	static const enum worker_outcome outcomes[] = {
 		[JOB_FAILED] = WORKER_FAILED, [JOB_CANCELLED] = WORKER_LOST, [JOB_STORAGE] = WORKER_STORAGE};
 	link_answered(link, outcomes[failure->kind], NULL, failure->text);
@@ -355,6 +362,8 @@ static enum worker_outcome judge_job(const struct worker_link *link, enum worker
 	switch (link->end) {
 	case END_HUNG:
 		return WORKER_HUNG;
+	case END_DEVICE:
+		return WORKER_DEVICE;
 	case END_NONSENSE:
 		return WORKER_CRASHED;
 	case END_STOP:
@@ -453,26 +462,44 @@ void worker_link_handle(struct worker_link *link)
 	link_arm(link);
 }
 
+static void free_argv(char **argv)
+{
+	for (size_t i = 0; argv && argv[i]; i++)
+		free(argv[i]);
+	free(argv);
+}
+
+bool worker_link_set_argv(struct worker_link *link, const char *const *argv)
+{
+	size_t n = 0;
+	while (argv[n])
+		n++;
+	char **copy = calloc(n + 1, sizeof *copy);
+	for (size_t i = 0; copy && i < n; i++) {
+		copy[i] = strdup(argv[i]);
+		if (!copy[i]) {
+			free_argv(copy);
+			copy = NULL;
+		}
+	}
+	if (!copy)
+		return false;
+	free_argv(link->argv);
+	link->argv = copy;
+	return true;
+}
+
 struct worker_link *worker_link_create(
 	const struct worker_options *options, const struct worker_events *events, void *user, struct error *err)
 {
-	size_t n = 0;
 	struct worker_link *link = calloc(1, sizeof *link);
 	if (!link)
 		goto no_memory;
 	link->epoll = link->timer = link->socket = link->pidfd = -1;
 	for (int i = 0; i < JOB_OUTPUTS; i++)
 		link->output_fds[i] = -1;
-	while (options->argv[n])
-		n++;
-	link->argv = calloc(n + 1, sizeof *link->argv);
-	if (!link->argv)
+	if (!worker_link_set_argv(link, options->argv))
 		goto no_memory;
-	for (size_t i = 0; i < n; i++) {
-		link->argv[i] = strdup(options->argv[i]);
-		if (!link->argv[i])
-			goto no_memory;
-	}
 	link->idle_ms = (int64_t)options->idle_s * 1000;
 	link->hang_ms = (int64_t)options->hang_s * 1000;
 	link->events = *events;
@@ -506,9 +533,7 @@ void worker_link_destroy(struct worker_link *link)
 	close_fd(&link->pidfd);
 	close_fd(&link->timer);
 	close_fd(&link->epoll);
-	for (size_t i = 0; link->argv && link->argv[i]; i++)
-		free(link->argv[i]);
-	free(link->argv);
+	free_argv(link->argv);
 	free(link);
 }
 

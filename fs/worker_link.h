@@ -14,7 +14,8 @@
  *
  * The link holds no queue: it takes one job at a time, and only when ready. Every submitted job ends in exactly one
  * `done` event, whatever happens to the worker. Death by a signal while a job runs is the job's mark only when nobody
- * asked for it: a signal we sent, or a polite one (TERM, INT, HUP, QUIT) from outside, is not. */
+ * asked for it: a signal we sent, or a polite one (TERM, INT, HUP, QUIT) from outside, is not. Neither is a device that
+ * failed or hung: the job is to be done again, there or elsewhere. */
 #ifndef FS_WORKER_LINK_H
 #define FS_WORKER_LINK_H
 
@@ -39,7 +40,8 @@ enum worker_outcome {
 	WORKER_STORAGE,	  /* the state disk was full: worth another try when there is room */
 	WORKER_CRASHED,	  /* counts against the job: died in the middle of it, asked by nobody, or talked nonsense */
 	WORKER_MEMORY,	  /* counts: the kernel killed the worker because memory ran out */
-	WORKER_HUNG,	  /* counts: no sign of life for hang_s, so we killed it */
+	WORKER_HUNG,	  /* no sign of life for hang_s, so we killed it */
+	WORKER_DEVICE,	  /* the device failed, not the job; the worker ends and another one is started */
 	WORKER_LOST,	  /* doesn't count, queue it again: worker_link_stop, or TERM and its like from outside */
 };
 
@@ -109,6 +111,9 @@ void worker_link_cancel(struct worker_link *link, uint64_t id);
  * WORKER_LOST. state becomes WORKER_STOPPED and `changed` is called when it is gone. worker_link_start starts another,
  * also when it is called before that. */
 void worker_link_stop(struct worker_link *link);
+
+/* Other arguments for the workers to come; argv as in worker_options. False: out of memory, the old ones stay. */
+bool worker_link_set_argv(struct worker_link *link, const char *const *argv);
 
 const struct worker_report *worker_link_report(const struct worker_link *link);
 

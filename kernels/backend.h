@@ -131,9 +131,12 @@ struct backend {
 	enum dtype act;	    /* dtype of activations */
 	struct error error; /* meaningful once failed */
 	bool failed;
-	enum fault fault;		   /* of the last failure; backend_finish leaves it */
-	const atomic_bool *cancel;	   /* borrowed, may be NULL */
-	bool cancelled;			   /* the failure was a cancellation */
+	enum fault fault;	   /* of the last failure; backend_finish leaves it */
+	const atomic_bool *cancel; /* borrowed, may be NULL */
+	bool cancelled;		   /* the failure was a cancellation */
+	/* Progress of loading: called by who reads parameters, with how many numbers were read. May be NULL. */
+	void (*loaded)(void *user, int64_t numbers);
+	void *loaded_user;
 	struct scratch_chunk *scratch;	   /* see scratch.c */
 	size_t scratch_used, scratch_peak; /* bytes */
 };

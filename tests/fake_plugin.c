@@ -9,6 +9,7 @@
  *   create=TEXT      nor made a backend, because
  *   bytes=N          allocations beyond so much in all fail; half of it counts as free at the start
  *   FAULT=N          at the N-th op after the probe: see faults below
+ *   more=1           and at all ops after it
  *   load=FAULT       the fault at the first weight of a model
  *   probe=FAULT      the fault in the probe
  *   only=N           of device N alone; else of all
@@ -37,7 +38,7 @@ static const char *const faults[KIND_COUNT] = {"none", /* */
 enum { PROBE_OPS = 1 };
 
 static struct {
-	int devices, abi, slow_ms, only;
+	int devices, abi, slow_ms, only, more;
 	char count[200], describe[200], create[200], tokens[300];
 	long at[KIND_COUNT]; /* 0: never */
 	enum kind load, probe;
@@ -80,6 +81,8 @@ static void take_word(char *word)
 		plan.abi = atoi(value);
 	else if (!strcmp(word, "only"))
 		plan.only = atoi(value);
+	else if (!strcmp(word, "more"))
+		plan.more = atoi(value);
 	else if (!strcmp(word, "slow"))
 		plan.slow_ms = atoi(value);
 	else if (!strcmp(word, "bytes"))
@@ -169,7 +172,7 @@ static bool begin(struct backend *b)
 	if (fake.n == PROBE_OPS)
 		happen(b, plan.probe);
 	for (int i = 1; i < KIND_COUNT; i++)
-		if (plan.at[i] && fake.n == plan.at[i] + PROBE_OPS)
+		if (plan.at[i] && (fake.n == plan.at[i] + PROBE_OPS || (plan.more && fake.n > plan.at[i] + PROBE_OPS)))
 			happen(b, (enum kind)i);
 	if (fake.lost)
 		backend_fail_as(b, FAULT_DEVICE, "fakeLaunch failed: an illegal memory access was encountered");

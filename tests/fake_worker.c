@@ -1,12 +1,14 @@
 /* fake_worker.c - a worker without a model, for the daemon's tests: speaks protocol.h, answers every job with small
  * valid files made from the picture's hash (equal pictures give equal files), and misbehaves on request.
  *
- * Started like `trellis worker`; all arguments are ignored. $FAKE_WORKER holds switches separated by spaces, or @FILE
+ * Started like `trellis worker`; of its arguments only --device counts. $FAKE_WORKER holds switches separated by spaces, or @FILE
  * to read them from FILE again at every job:
  *
+ *   devices=N               there are so many CUDA devices: auto and cuda take the first
+ *   at=N                    what follows happens on this device only (cuda:N; -1: cpu)
  *   load=MS slow=MS         time of loading, of each of the 10 steps of a job (default 0 and 1)
  *   bad-version no-model hang-load        at the start
- *   fail oom storage        a FAILURE (out of memory is a real one, under a limit)
+ *   fail oom storage device a FAILURE; after the last the worker ends (out of memory is a real one, under a limit)
  *   crash-at=STEP signal=N exit=N         die: SIGSEGV, that signal (both at STEP, default 3), or exit
  *   hang deaf               stop talking for ever; ignore CANCEL and the end of the socket for 60 s
  *   nonsense wrong-size     break the protocol's rules
@@ -34,6 +36,8 @@ struct fake {
 	uint64_t job; /* 0: none, or its answer is ready */
 	struct message answer;
 	bool cancelled;
+	const char *device; /* --device */
+	int ordinal;
 };
 
 static void read_switches(struct fake *f)
@@ -68,10 +72,16 @@ static const char *find_switch(const struct fake *f, const char *name, char *val
 	return NULL;
 }
 
+static bool is_here(const struct fake *f)
+{
+	char value[128];
+	return !find_switch(f, "at", value, sizeof value) || atoi(value) == f->ordinal;
+}
+
 static bool has(const struct fake *f, const char *name)
 {
 	char value[128];
-	return f->on && find_switch(f, name, value, sizeof value);
+	return f->on && is_here(f) && find_switch(f, name, value, sizeof value);
 }
 
 static int number(const struct fake *f, const char *name, int otherwise)
@@ -106,10 +116,20 @@ static void greet(const struct fake *f)
 	send_or_end(&hello);
 }
 
+static int count_devices(const struct fake *f)
+{
+	char value[128];
+	return find_switch(f, "devices", value, sizeof value) ? atoi(value) : 0;
+}
+
 static void load(const struct fake *f)
 {
 	struct message m = {.type = MESSAGE_STATUS, .status = {.state = MODEL_LOADING, .device_memory = 1ull << 30}};
+	m.status.devices = count_devices(f);
+	m.status.ordinal = f->ordinal;
 	MESSAGE_STRING(m.status.device, "no device (fake worker)");
+	if (f->ordinal >= 0)
+		snprintf(m.status.device, sizeof m.status.device, "cuda:%d fake", f->ordinal);
 	MESSAGE_STRING(m.status.dtype, "f32");
 	MESSAGE_STRING(m.status.model, "fake");
 	for (m.status.percent = 0; m.status.percent < 100; m.status.percent += 25) {
@@ -284,6 +304,8 @@ static bool misbehave(struct fake *f, int step)
 		fail(f, JOB_FAILED, "the picture shows nothing (fake worker)");
 	else if (has(f, "storage"))
 		fail(f, JOB_STORAGE, "writing a result: No space left on device");
+	else if (has(f, "device"))
+		fail(f, JOB_DEVICE, "the device is lost (fake worker)");
 	return f->job != 0;
 }
 
@@ -351,16 +373,33 @@ static void serve(struct fake *f)
 		for (int i = 0; i < message_fds(&m); i++)
 			close(fds[i]);
 		send_or_end(&f->answer);
+		if (f->answer.type == MESSAGE_FAILURE && f->answer.failure.kind == JOB_DEVICE)
+			exit(0);
 	}
 }
 
-int main(void)
+/* As the engine would choose. */
+static void choose_device(struct fake *f, int argc, char **argv)
+{
+	f->device = "auto";
+	for (int i = 1; i + 1 < argc; i++)
+		if (!strcmp(argv[i], "--device"))
+			f->device = argv[i + 1];
+	f->ordinal = -1;
+	if (!strncmp(f->device, "cuda:", 5))
+		f->ordinal = atoi(f->device + 5);
+	else if (strcmp(f->device, "cpu") != 0 && count_devices(f) > 0)
+		f->ordinal = 0;
+}
+
+int main(int argc, char **argv)
 {
 	const struct rlimit none = {0, 0};
 	struct fake fake = {.on = true};
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	setrlimit(RLIMIT_CORE, &none);
 	read_switches(&fake);
+	choose_device(&fake, argc, argv);
 	greet(&fake);
 	load(&fake);
 	serve(&fake);

@@ -1,47 +1,9 @@
 /* test_device.c - devices that work, that are not there, and that are broken in each way, by the plugin of fake_plugin.c. */
 #include "device.h"
 
-#include "plugin.h"
+#include "fake_plugin.h"
 
-#include <criterion/criterion.h>
-#include <dlfcn.h>
 #include <fcntl.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-/* build/tests/plugins/NAME; static */
-static const char *plugin_directory(const char *name)
-{
-	static char path[4200];
-	char program[4096];
-	ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-	cr_assert(n > 0);
-	program[n] = '\0';
-	*strrchr(program, '/') = '\0';
-	snprintf(path, sizeof path, "%s/plugins/%s", program, name);
-	return path;
-}
-
-/* Make the fake plugin the one that is found, with this plan. */
-static void plan(const char *text)
-{
-	static char path[] = "/tmp/trellis-plan-XXXXXX";
-	int fd = mkstemp(path);
-	cr_assert(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
-	close(fd);
-	setenv("TRELLIS_FAKE_PLUGIN", path, 1);
-	setenv("TRELLIS_PLUGIN_DIR", plugin_directory("fake"), 1);
-}
-
-static void forget_plan(void)
-{
-	const char *path = getenv("TRELLIS_FAKE_PLUGIN");
-	if (path)
-		unlink(path);
-}
 
 /* cuda refuses with the sentence; auto takes the CPU and notes it; and one sentence has no line breaks. */
 static void expect_refusal(const char *sentence)

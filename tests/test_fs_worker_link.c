@@ -196,6 +196,7 @@ Test(worker_link, failures_are_passed_on)
 	expect_fault("fail", WORKER_FAILED, false, "the picture shows nothing");
 	expect_fault("oom", WORKER_FAILED, false, "out of memory: 1073741824 bytes");
 	expect_fault("storage", WORKER_STORAGE, false, "No space left on device");
+	expect_fault("device", WORKER_DEVICE, false, "the device is lost");
 }
 
 Test(worker_link, deaths_in_a_job)
@@ -209,7 +210,7 @@ Test(worker_link, deaths_in_a_job)
 Test(worker_link, hung_in_a_job)
 {
 	expect_fault(
-		"hang", WORKER_HUNG, true, "the worker gave no sign of life for 1 s while structure, and was killed");
+		"hang", WORKER_HUNG, false, "the worker gave no sign of life for 1 s while structure, and was killed");
 }
 
 Test(worker_link, nonsense_in_a_job)
@@ -345,7 +346,7 @@ Test(worker_link, a_model_that_fails_to_load)
 
 Test(worker_link, another_protocol_version)
 {
-	expect_bad_start("bad-version", "protocol: the other side speaks version 99, this program version 1");
+	expect_bad_start("bad-version", "protocol: the other side speaks version 99, this program version 2");
 }
 
 Test(worker_link, hung_while_loading)

@@ -23,6 +23,8 @@ static struct message example(enum message_type type)
 		m.status.device_memory = 0x1122334455667788;
 		MESSAGE_STRING(m.status.device, "CPU");
 		MESSAGE_STRING(m.status.dtype, "f32");
+		m.status.ordinal = 1;
+		m.status.devices = 2;
 		MESSAGE_STRING(m.status.device_note, "note");
 		MESSAGE_STRING(m.status.model, "model \xc3\xa4");
 		MESSAGE_STRING(m.status.model_note, "");
@@ -135,12 +137,12 @@ Test(protocol, another_version_is_told_from_rubbish)
 	size_t size = encode(&m, bytes);
 	bytes[4] = 9;
 	cr_expect_eq(decode(&got, bytes, size, &err), MESSAGE_BAD_VERSION);
-	cr_expect_str_eq(err.text, "protocol: the other side speaks version 9, this program version 1");
+	cr_expect_str_eq(err.text, "protocol: the other side speaks version 9, this program version 2");
 	cr_expect_eq(decode(&got, bytes, 8, &err), MESSAGE_BAD_VERSION, "also when the rest is of another form");
 	bytes[0] = 'x';
 	cr_expect_eq(decode(&got, bytes, size, &err), MESSAGE_BAD);
-	cr_expect_eq(decode(&got, (const uint8_t *)"1TRW\1\0\10\0", 8, &err), MESSAGE_BAD, "type 8");
-	cr_expect_eq(decode(&got, (const uint8_t *)"1TRW\1\0\0\0", 8, &err), MESSAGE_BAD, "type 0");
+	cr_expect_eq(decode(&got, (const uint8_t *)"1TRW\2\0\10\0", 8, &err), MESSAGE_BAD, "type 8");
+	cr_expect_eq(decode(&got, (const uint8_t *)"1TRW\2\0\0\0", 8, &err), MESSAGE_BAD, "type 0");
 }
 
 #define EXPECT_BROKEN(type, change)                                                                                    \
@@ -158,6 +160,9 @@ Test(protocol, fields_out_of_range_are_refused)
 {
 	EXPECT_BROKEN(MESSAGE_STATUS, status.percent = 101);
 	EXPECT_BROKEN(MESSAGE_STATUS, status.percent = -2);
+	EXPECT_BROKEN(MESSAGE_STATUS, status.ordinal = -2);
+	EXPECT_BROKEN(MESSAGE_STATUS, status.devices = -1);
+	EXPECT_BROKEN(MESSAGE_STATUS, status.devices = MESSAGE_DEVICES_MAX + 1);
 	EXPECT_BROKEN(MESSAGE_STATUS, status.state = (enum model_state)3);
 	EXPECT_BROKEN(MESSAGE_PROGRESS, progress.id = 0);
 	EXPECT_BROKEN(MESSAGE_PROGRESS, progress.step = -1);

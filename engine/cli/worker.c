@@ -34,12 +34,16 @@
 #define MAX_PICTURE_BYTES (1ull << 30)
 
 static const char help[] =
-	"usage: trellis worker [--model MODEL] [--device DEVICE] [--threads N]\n"
+	"usage: trellis worker [OPTION]...\n"
 	"\n"
 	"Runs the jobs of a trellisfs daemon, which starts it with a socket as descriptor 3. Of no use by itself.\n"
 	"\n"
 	"  -m, --model MODEL    directory (absolute: the worker runs in /) or hub id\n"
-	"  -d, --device DEVICE  auto (default) or cpu\n"
+	"  -d, --device DEVICE  auto (default), cpu, cuda or cuda:N\n"
+	"      --dtype TYPE     f16 (default), bf16 or f32 on CUDA\n"
+	"      --memory HOW     auto (default), or low: only the running stage's weights on the device\n"
+	"      --hang S         the daemon ends a worker that says nothing for so long; a device that does not answer\n"
+	"                       in half of it is refused\n"
 	"  -t, --threads N      of the CPU; 0 (default): all\n"
 	"  -h, --help           print this text\n";
 
@@ -68,15 +72,17 @@ static void tell(const struct message *message)
 		shutdown(PROTOCOL_FD, SHUT_RDWR);
 }
 
-/* t NULL: it is loading, or has failed with reason. */
-static void tell_status(const struct trellis *t, enum model_state state, const char *reason)
+/* t NULL: it is loading, or has failed with reason. percent of loading; -1: unknown */
+static void tell_status(const struct trellis *t, enum model_state state, int percent, const char *reason)
 {
-	struct message m = {.type = MESSAGE_STATUS, .status = {.state = state, .percent = -1}};
+	struct message m = {.type = MESSAGE_STATUS, .status = {.state = state, .percent = percent, .ordinal = -1}};
 	if (t) {
 		const struct trellis_device *d = trellis_device(t);
 		m.status.device_memory = d->memory_bytes;
 		MESSAGE_STRING(m.status.device, d->name);
 		MESSAGE_STRING(m.status.dtype, d->dtype);
+		m.status.ordinal = d->ordinal;
+		m.status.devices = d->count < MESSAGE_DEVICES_MAX ? d->count : MESSAGE_DEVICES_MAX;
 		MESSAGE_STRING(m.status.device_note, d->note);
 		MESSAGE_STRING(m.status.model, trellis_model_name(t));
 		MESSAGE_STRING(m.status.model_note, trellis_model_note(t));
@@ -205,12 +211,12 @@ static bool run_job(struct trellis *t, struct job_run *run)
 	bool ok = trellis_generate(t, &image, 1, &params, tell_progress, run, &latent, &err);
 	trellis_image_finish(&image);
 	if (!ok)
-		return fail(run, JOB_FAILED, &err);
+		return fail(run, trellis_device_failed(t) ? JOB_DEVICE : JOB_FAILED, &err);
 	ok = trellis_decode(t, &latent, &params, tell_progress, run, &mesh, &err);
 	MESSAGE_STRING(result.result.cutout, latent.cutout);
 	trellis_latent_finish(&latent);
 	if (!ok)
-		return fail(run, JOB_FAILED, &err);
+		return fail(run, trellis_device_failed(t) ? JOB_DEVICE : JOB_FAILED, &err);
 	result.result.vertices = (uint64_t)mesh.n_vertices;
 	result.result.faces = (uint64_t)mesh.n_faces;
 	ok = write_outputs(run, &mesh, &result.result);
@@ -221,18 +227,34 @@ static bool run_job(struct trellis *t, struct job_run *run)
 	return ok;
 }
 
+static bool tell_loading(const struct trellis_progress *progress, void *user)
+{
+	tell_status(user, MODEL_LOADING, progress->step, "");
+	return true;
+}
+
+/* The model on the device, as far as it stays there; NULL when it can't be had, which has been told. */
+static struct trellis *load(const struct worker *w)
+{
+	struct error err;
+	tell_status(NULL, MODEL_LOADING, -1, "");
+	struct trellis *t = trellis_create(&w->options, &err);
+	if (t && trellis_load(t, tell_loading, t, &err)) {
+		tell_status(t, MODEL_READY, -1, "");
+		return t;
+	}
+	tell_status(t, MODEL_FAILED, -1, err.text);
+	return NULL;
+}
+
 static void *run_device(void *user)
 {
 	struct worker *w = user;
-	struct error err;
-	tell_status(NULL, MODEL_LOADING, "");
-	struct trellis *t = trellis_create(&w->options, &err);
+	struct trellis *t = load(w);
 	if (!t) {
-		tell_status(NULL, MODEL_FAILED, err.text);
 		shutdown(PROTOCOL_FD, SHUT_RDWR); /* what was sent arrives; the main thread ends the process */
 		return NULL;
 	}
-	tell_status(t, MODEL_READY, "");
 	for (;;) {
 		pthread_mutex_lock(&w->lock);
 		while (!w->job.id)
@@ -250,6 +272,10 @@ static void *run_device(void *user)
 		w->job.id = 0;
 		pthread_mutex_unlock(&w->lock);
 		tell(&run.answer); /* last: another job may follow at once */
+		if (run.answer.type == MESSAGE_FAILURE && run.answer.failure.kind == JOB_DEVICE) {
+			shutdown(PROTOCOL_FD, SHUT_RDWR);
+			return NULL;
+		}
 	}
 }
 
@@ -347,15 +373,24 @@ static int run_worker(const char *argv0, const struct trellis_options *options)
 	_exit(ok ? 0 : 1);
 }
 
+static bool parse_count(int *count, const char *text, long most)
+{
+	char *end;
+	long n = strtol(text, &end, 10);
+	*count = (int)n;
+	return end != text && !*end && n >= 0 && n <= most;
+}
+
+enum { OPT_DTYPE = 256, OPT_MEMORY, OPT_HANG };
+
 int command_worker(int argc, char **argv)
 {
 	static const struct option long_options[] = {{"model", required_argument, NULL, 'm'},
-		{"device", required_argument, NULL, 'd'}, {"threads", required_argument, NULL, 't'},
-		{"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+		{"device", required_argument, NULL, 'd'}, {"dtype", required_argument, NULL, OPT_DTYPE},
+		{"memory", required_argument, NULL, OPT_MEMORY}, {"hang", required_argument, NULL, OPT_HANG},
+		{"threads", required_argument, NULL, 't'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
 	struct trellis_options options = {0};
-	char *end;
-	long threads;
-	int option;
+	int option, hang_s;
 	while ((option = getopt_long(argc, argv, "m:d:t:h", long_options, NULL)) != -1) {
 		switch (option) {
 		case 'm':
@@ -365,10 +400,22 @@ int command_worker(int argc, char **argv)
 			options.device = optarg;
 			break;
 		case 't':
-			threads = strtol(optarg, &end, 10);
-			if (end == optarg || *end || threads < 0 || threads > 4096)
+			if (!parse_count(&options.threads, optarg, 4096))
 				return cli_usage(argv[0], "--threads %s is not a number from 0 to 4096", optarg);
-			options.threads = (int)threads;
+			break;
+		case OPT_DTYPE:
+			options.dtype = optarg;
+			break;
+		case OPT_MEMORY:
+			options.low_memory = !strcmp(optarg, "low");
+			if (!options.low_memory && strcmp(optarg, "auto") != 0)
+				return cli_usage(argv[0], "--memory %s is neither auto nor low", optarg);
+			break;
+		case OPT_HANG:
+			if (!parse_count(&hang_s, optarg, 1000000))
+				return cli_usage(argv[0], "--hang %s is not a number from 0 to 1000000", optarg);
+			/* Half of it, at most the two minutes that the engine waits by itself. */
+			options.probe_s = hang_s == 0 || hang_s > 240 ? 0 : (hang_s + 1) / 2;
 			break;
 		case 'h':
 			fputs(help, stdout);

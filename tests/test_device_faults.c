@@ -1,0 +1,175 @@
+/* test_device_faults.c - what the engine does when a device that worked fails: in loading, in a job, and for good. */
+#include "fake_plugin.h"
+#include "trellis.h"
+
+static struct trellis_image image;
+static struct error err;
+
+static struct trellis *open_model(const char *text, bool low_memory)
+{
+	plan(text);
+	const struct trellis_options options = {
+		.model = "tests/golden/e2e", .device = "cuda", .dtype = "f32", .low_memory = low_memory};
+	struct trellis *t = trellis_create(&options, &err);
+	cr_assert(t, "%s", err.text);
+	if (!image.rgba)
+		cr_assert(trellis_image_load(&image, "tests/golden/e2e/input.png", &err), "%s", err.text);
+	return t;
+}
+
+static void close_model(struct trellis *t)
+{
+	trellis_destroy(t);
+	forget_plan();
+}
+
+/* A job of two steps each; its latent's first number, NAN when it failed. */
+static double run_job(struct trellis *t, bool *ok)
+{
+	struct trellis_params p = trellis_params_default();
+	struct trellis_latent latent = {0};
+	struct trellis_mesh mesh = {0};
+	p.structure_steps = p.latent_steps = 2;
+	*ok = trellis_generate(t, &image, 1, &p, NULL, NULL, &latent, &err) &&
+	      trellis_decode(t, &latent, &p, NULL, NULL, &mesh, &err);
+	double first = *ok ? (double)latent.feats[0] : 0;
+	cr_expect(!*ok || mesh.n_faces > 0);
+	trellis_mesh_finish(&mesh);
+	trellis_latent_finish(&latent);
+	return first;
+}
+
+struct told {
+	int n, last, cancel_at;
+	double fraction;
+};
+
+static bool watch(const struct trellis_progress *p, void *user)
+{
+	struct told *told = user;
+	cr_expect_eq(p->stage, TRELLIS_LOAD);
+	cr_expect_geq(p->step, told->last);
+	told->last = p->step;
+	told->fraction = p->fraction;
+	return ++told->n != told->cancel_at;
+}
+
+Test(device_faults, loading_tells_how_far_it_is)
+{
+	struct told told = {0};
+	struct trellis *t = open_model("", false);
+	cr_assert(trellis_load(t, watch, &told, &err), "%s", err.text);
+	cr_expect_geq(told.n, 20, "told only %d times", told.n);
+	cr_expect_gt(told.fraction, 0.97, "ended at %g", told.fraction);
+	told = (struct told){0};
+	cr_assert(trellis_load(t, watch, &told, &err), "%s", err.text);
+	cr_expect_eq(told.n, 0, "loaded again");
+	close_model(t);
+}
+
+Test(device_faults, loading_can_be_cancelled)
+{
+	struct told told = {.cancel_at = 5};
+	struct trellis *t = open_model("", false);
+	cr_expect(!trellis_load(t, watch, &told, &err));
+	cr_expect_str_eq(err.text, "cancelled");
+	cr_expect_eq(told.n, 5);
+	cr_expect(!trellis_device_failed(t));
+	told = (struct told){0};
+	cr_expect(trellis_load(t, watch, &told, &err), "%s", err.text);
+	close_model(t);
+}
+
+Test(device_faults, low_memory_loads_nothing_ahead)
+{
+	struct told told = {0};
+	bool ok;
+	struct trellis *t = open_model("", true);
+	cr_expect(trellis_load(t, watch, &told, &err));
+	cr_expect_eq(told.n, 0);
+	run_job(t, &ok);
+	cr_expect(ok, "%s", err.text);
+	close_model(t);
+}
+
+/* Less memory than all weights take: stage by stage from the start. */
+Test(device_faults, a_small_device_is_no_failure)
+{
+	struct told told = {0};
+	bool ok;
+	struct trellis *t = open_model("bytes=200000000", false);
+	run_job(t, &ok);
+	cr_expect(ok, "%s", err.text);
+	cr_expect(trellis_load(t, watch, &told, &err));
+	close_model(t);
+}
+
+Test(device_faults, no_memory_while_loading)
+{
+	bool ok;
+	struct trellis *t = open_model("load=memory", false);
+	cr_expect(trellis_load(t, NULL, NULL, &err), "%s", err.text);
+	run_job(t, &ok);
+	cr_expect(ok, "%s", err.text);
+	close_model(t);
+}
+
+/* The job is done once more and gives what it would have given. */
+Test(device_faults, no_memory_in_a_job)
+{
+	bool ok;
+	struct trellis *t = open_model("", false);
+	double wanted = run_job(t, &ok);
+	close_model(t);
+	t = open_model("memory=40", false);
+	double got = run_job(t, &ok);
+	cr_expect(ok, "%s", err.text);
+	cr_expect_eq(got, wanted);
+	cr_expect(!trellis_device_failed(t));
+	close_model(t);
+}
+
+Test(device_faults, no_memory_again_and_again)
+{
+	bool ok;
+	struct trellis *t = open_model("memory=40 more=1", false);
+	run_job(t, &ok);
+	cr_expect(!ok);
+	cr_expect_str_eq(err.text, "out of device memory: 1234 bytes wanted");
+	cr_expect(trellis_device_failed(t), "another device might do it");
+	close_model(t);
+}
+
+Test(device_faults, the_device_is_lost)
+{
+	bool ok;
+	struct trellis *t = open_model("sticky=40", false);
+	run_job(t, &ok);
+	cr_expect(!ok);
+	cr_expect(strstr(err.text, "an illegal memory access"), "%s", err.text);
+	cr_expect(trellis_device_failed(t));
+	run_job(t, &ok);
+	cr_expect(!ok && trellis_device_failed(t), "it came back");
+	close_model(t);
+}
+
+Test(device_faults, the_device_is_lost_while_loading)
+{
+	struct trellis *t = open_model("load=sticky", false);
+	cr_expect(!trellis_load(t, NULL, NULL, &err));
+	cr_expect(trellis_device_failed(t));
+	close_model(t);
+}
+
+/* A failure of the job is none of the device. */
+Test(device_faults, one_call_fails)
+{
+	bool ok;
+	struct trellis *t = open_model("call=40", false);
+	run_job(t, &ok);
+	cr_expect(!ok && !trellis_device_failed(t));
+	cr_expect_str_eq(err.text, "fakeLaunch failed: 719");
+	run_job(t, &ok);
+	cr_expect(ok, "%s", err.text);
+	close_model(t);
+}
