@@ -237,7 +237,7 @@ Test(worker, ends_when_the_daemon_talks_nonsense)
 	expect_end(&peer, 1);
 	peer = start(model);
 	until_ready(&peer);
-	cr_assert_eq(send(peer.socket, "1TRW\2\0\6\0", 8, 0), 8); /* another version */
+	cr_assert_eq(send(peer.socket, "1TRW\3\0\6\0", 8, 0), 8); /* another version */
 	expect_end(&peer, 1);
 }
 

@@ -1,6 +1,7 @@
 /* doctor.c - `trellis doctor`: the checklist that a person goes through before trusting an installation.
  * Each line is a fact that was tried out here and now, not one that was read somewhere. */
 #include "commands.h"
+#include "device.h"
 #include "model.h"
 #include "model_tensors.h"
 #include "probe.h"
@@ -157,13 +158,21 @@ static void check_cpu(struct report *r)
 	backend_destroy(b);
 }
 
-static void check_gpu(struct report *r)
+/* One CUDA device, or why there is none. Without a driver nobody expects one. */
+static void say_device(void *user, struct device *d, int ordinal, const char *refusal)
 {
-	if (access("/proc/driver/nvidia/version", F_OK) == 0)
-		say(r, WARN, "device",
-			"cuda: there is an NVIDIA driver, but this build has no CUDA backend: jobs run on the CPU");
+	struct report *r = user;
+	bool driver = access("/proc/driver/nvidia/version", F_OK) == 0 || access("/dev/dxg", F_OK) == 0;
+	if (ordinal < 0)
+		say(r, driver ? WARN : OK, "device", "cuda: %s; jobs run on the CPU", refusal);
+	else if (*refusal)
+		say(r, WARN, "device", "cuda:%d: %s", ordinal, refusal);
 	else
-		say(r, OK, "device", "cuda: this build has no CUDA backend and this machine no NVIDIA driver");
+		say(r, OK, "device",
+			"%s, %.1f GB, %.1f GB of it free; computes what the oracle computes, products at %.1f TFLOP/s "
+			"in %s",
+			d->info.name, (double)d->info.memory_bytes / 1e9, (double)device_free_bytes(d) / 1e9,
+			probe_product_rate(d->backend, 4096) / 1e12, d->info.dtype);
 }
 
 /* Whether some directory of $PATH has this program. */
@@ -327,7 +336,7 @@ int command_doctor(int argc, char **argv)
 	check_processor(&r);
 	check_libraries(&r);
 	check_cpu(&r);
-	check_gpu(&r);
+	device_each(&(struct device_wish){0}, say_device, &r);
 	check_fuse(&r);
 	if (check_model(&r, path) && full)
 		run_job(&r, path);

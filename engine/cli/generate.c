@@ -33,6 +33,7 @@ static const char help[] =
 	"      --no-preview      write no IMAGE.preview.png beside the mesh\n"
 	"  -d, --device NAME     auto (default: CUDA where it works, else cpu), cpu, cuda or cuda:N\n"
 	"      --dtype TYPE      f16 (default), bf16 or f32 on CUDA; the CPU computes in f32\n"
+	"      --memory HOW      auto (default), or low: only the running stage's weights on the device\n"
 	"  -t, --threads N       processor threads (default: all)\n"
 	"      --taps FILE       also write the run's intermediates as safetensors: cond, ss_noise, z_s, coords,\n"
 	"                        slat_noise, slat, vertices, faces, vertex_attrs (one picture)\n"
@@ -289,7 +290,7 @@ static bool generate_one(
 	return ok;
 }
 
-enum { OPT_STEPS = 256, OPT_DTYPE, OPT_CFG, OPT_SIMPLIFY, OPT_SHELL, OPT_PREVIEW, OPT_TAPS };
+enum { OPT_STEPS = 256, OPT_DTYPE, OPT_MEMORY, OPT_CFG, OPT_SIMPLIFY, OPT_SHELL, OPT_PREVIEW, OPT_TAPS };
 
 static const struct option long_options[] = {{"output", required_argument, NULL, 'o'},
 	{"model", required_argument, NULL, 'm'}, {"format", required_argument, NULL, 'f'},
@@ -297,8 +298,9 @@ static const struct option long_options[] = {{"output", required_argument, NULL,
 	{"cfg", required_argument, NULL, OPT_CFG}, {"simplify", required_argument, NULL, OPT_SIMPLIFY},
 	{"keep-shell", no_argument, NULL, OPT_SHELL}, {"no-preview", no_argument, NULL, OPT_PREVIEW},
 	{"device", required_argument, NULL, 'd'}, {"dtype", required_argument, NULL, OPT_DTYPE},
-	{"threads", required_argument, NULL, 't'}, {"taps", required_argument, NULL, OPT_TAPS},
-	{"quiet", no_argument, NULL, 'q'}, {"help", no_argument, NULL, 'h'}, {0}};
+	{"memory", required_argument, NULL, OPT_MEMORY}, {"threads", required_argument, NULL, 't'},
+	{"taps", required_argument, NULL, OPT_TAPS}, {"quiet", no_argument, NULL, 'q'},
+	{"help", no_argument, NULL, 'h'}, {0}};
 
 /* One option; false with err when its value is wrong. */
 static bool take_option(struct settings *s, int option, const char *value, struct error *err)
@@ -347,6 +349,10 @@ static bool take_option(struct settings *s, int option, const char *value, struc
 	case OPT_DTYPE:
 		s->options.dtype = value;
 		return true;
+	case OPT_MEMORY:
+		s->options.low_memory = !strcmp(value, "low");
+		return s->options.low_memory || !strcmp(value, "auto") ||
+		       error_set(err, "--memory %s: wanted auto or low", value);
 	case 't':
 		s->options.threads = (int)strtol(value, &end, 10);
 		return (!*end && s->options.threads > 0 && s->options.threads <= 4096) ||
