@@ -284,7 +284,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t at, struc
 
 static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t at, struct fuse_file_info *fi)
 {
-	ssize_t n = special_is(ino) ? special_write(special_of(fi), data, size, at)
+	ssize_t n = special_is(ino) ? special_write(fs_of(req), special_of(fi), data, size, at)
 				    : files_write(fs_of(req), handle_of(fi), data, size, at);
 	if (n < 0)
 		fuse_reply_err(req, -n);

@@ -46,7 +46,7 @@ struct special {
 	uint64_t id;
 	struct snapshot *snapshot; /* status, status.json */
 	struct bytes text;	   /* config: this handle's own */
-	bool writer, written;
+	bool writer, written, refused;
 	void *waiter;	      /* fs->lock */
 	struct special *next; /* fs->lock: those that wait */
 	uint64_t version;     /* of the state when it was opened */
@@ -237,21 +237,46 @@ size_t special_read(struct special *file, const char **data, size_t size, off_t 
 	return size < len - at ? size : len - at;
 }
 
-ssize_t special_write(struct special *file, const void *data, size_t size, off_t at)
+static void set_notice(struct special_files *special, const char *why)
+{
+	snprintf(special->notice, sizeof special->notice, "%s%.490s", why[0] ? "config refused: " : "", why);
+	special->made_ns = 0;
+}
+
+/* A line that does not hold makes the whole text one that does not, whatever follows: the writer hears of it at once, because
+ * a shell tells of a failed write and not of a failed close. Nothing of the text counts until it is cut to nothing. */
+static bool check_lines(struct fs *fs, struct special *file)
+{
+	const char *text = (const char *)file->text.data, *end = memrchr(text, '\n', file->text.len);
+	struct job_options scratch = config_defaults();
+	struct error err;
+	if (!end || config_parse(&scratch, text, end - text, &err))
+		return true;
+	file->refused = true;
+	pthread_mutex_lock(&fs->lock);
+	set_notice(fs->special, err.text);
+	pthread_mutex_unlock(&fs->lock);
+	scheduler_wake(fs);
+	return false;
+}
+
+ssize_t special_write(struct fs *fs, struct special *file, const void *data, size_t size, off_t at)
 {
 	if (!file->writer)
 		return -EBADF;
 	if (at < 0 || at + size > CONFIG_WRITE_MAX)
 		return -EFBIG;
-	if (file->text.len < at + size) {
-		size_t old = file->text.len;
+	size_t old = file->text.len;
+	if (old < at + size) {
 		if (!bytes_extend(&file->text, at + size - old))
 			return -ENOMEM;
 		memset(file->text.data + old, ' ', file->text.len - old);
 	}
 	memcpy(file->text.data + at, data, size);
 	file->written = true;
-	return size;
+	bool appends = (size_t)at == old; /* what is written over may be written over again: FLUSH judges that */
+	return file->refused || (appends && memchr(data, '\n', size) && !check_lines(fs, file)) ? -EINVAL
+												: (ssize_t)size;
 }
 
 int special_truncate(struct special *file, off_t size)
@@ -262,6 +287,8 @@ int special_truncate(struct special *file, off_t size)
 		return EINVAL;
 	if ((size_t)size < file->text.len)
 		file->text.len = size;
+	if (size == 0)
+		file->refused = false;
 	return 0;
 }
 
@@ -271,6 +298,8 @@ int special_flush(struct fs *fs, struct special *file)
 	struct error err = {""};
 	if (!file->written)
 		return 0;
+	if (file->refused)
+		return EINVAL;
 	file->written = false;
 	pthread_mutex_lock(&fs->lock);
 	struct job_options config = fs->config;
@@ -283,11 +312,7 @@ int special_flush(struct fs *fs, struct special *file)
 			fs->config = config;
 		render_config(fs, text);
 	}
-	snprintf(fs->special->notice, sizeof fs->special->notice, "%s%s", error ? "config refused: " : "",
-		!error	      ? ""
-		: err.text[0] ? err.text
-			      : strerror(error));
-	fs->special->made_ns = 0;
+	set_notice(fs->special, !error ? "" : err.text[0] ? err.text : strerror(error));
 	pthread_mutex_unlock(&fs->lock);
 	scheduler_wake(fs);
 	return error;

@@ -1,8 +1,8 @@
 /* special.h - the files in the mount's top folder: status, status.json, config, README.
  *
  * status and status.json: a snapshot an open handle, made at most once a second; st_size is that of the snapshot, to
- * the byte. config: the text is gathered in the handle and takes effect as a whole at FLUSH, or is refused with EINVAL
- * and a line in status. No FUSE types; functions return 0 or an errno and take fs->lock themselves. */
+ * the byte. config: the text is gathered in the handle and takes effect as a whole at FLUSH, or is refused with EINVAL, at
+ * the write that completes a bad line if it is written in order, and a line in status. No FUSE types; functions return 0 or an errno and take fs->lock themselves. */
 #ifndef SPECIAL_H
 #define SPECIAL_H
 
@@ -23,9 +23,9 @@ static inline bool special_is(uint64_t id)
 
 int special_open(struct fs *fs, uint64_t id, int flags, struct special **out);
 void special_release(struct fs *fs, struct special *file);
-size_t special_read(struct special *file, const char **data, size_t size, off_t at);  /* borrowed */
-ssize_t special_write(struct special *file, const void *data, size_t size, off_t at); /* or -errno */
-int special_truncate(struct special *file, off_t size);				      /* file NULL: by name */
+size_t special_read(struct special *file, const char **data, size_t size, off_t at);		     /* borrowed */
+ssize_t special_write(struct fs *fs, struct special *file, const void *data, size_t size, off_t at); /* or -errno */
+int special_truncate(struct special *file, off_t size); /* file NULL: by name */
 int special_flush(struct fs *fs, struct special *file);
 int special_getattr(struct fs *fs, uint64_t id, const struct special *file, struct stat *st);
 
