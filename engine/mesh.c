@@ -92,8 +92,10 @@ static bool copy_surface(
 	memcpy(m->vertices, s->vertices, n * 3 * sizeof *m->vertices);
 	if (m->attrs)
 		memcpy(m->attrs, s->attrs, n * 6 * sizeof *m->attrs);
-	for (size_t i = 0; m->colors && i < 3 * n; i++)
-		m->colors[i] = fminf(fmaxf(s->attrs[i / 3 * 6 + i % 3], 0), 1);
+	for (size_t i = 0; m->colors && i < 3 * n; i++) {
+		float c = s->attrs[i / 3 * 6 + i % 3];
+		m->colors[i] = c > 0 ? (c < 1 ? c : 1) : 0;
+	}
 	for (int64_t f = 0; f < s->n_faces; f++)
 		if (with_inner || !s->is_inner[f])
 			memcpy(m->faces + 3 * m->n_faces++, s->faces + 3 * f, 3 * sizeof *m->faces);
@@ -114,9 +116,10 @@ bool mesh_from_surface(
 	struct trellis_mesh m = {.seed = params->seed};
 	bool ok = check_surface(s, is_raw, err) && copy_surface(&m, s, is_raw, with_inner, err);
 	if (ok && !is_raw)
-		ok = mesh_weld(&m, err) && mesh_drop_specks(&m, err) && (with_inner || mesh_close_gaps(&m, err)) &&
-		     mesh_compact(&m, err) && check_rest(&m, err) && mesh_compute_normals(&m, err) &&
-		     (params->simplify <= 0 || mesh_simplify(&m, params->simplify, err));
+		ok = mesh_compact(&m, err) && mesh_weld(&m, err) && mesh_drop_specks(&m, err) &&
+		     (with_inner || mesh_close_gaps(&m, err)) && mesh_compact(&m, err) && check_rest(&m, err) &&
+		     (params->simplify <= 0 || mesh_simplify(&m, params->simplify, err)) &&
+		     (m.normals || mesh_compute_normals(&m, err));
 	if (!ok) {
 		trellis_mesh_finish(&m);
 		return false;

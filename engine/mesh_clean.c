@@ -108,10 +108,12 @@ bool mesh_weld(struct trellis_mesh *m, struct error *err)
 	uint8_t *drop = calloc((size_t)m->n_faces + 1, 1);
 	bool ok = same && drop ? find_equal_vertices(m, same, err) : mesh_no_memory(m, err);
 	if (ok) {
-		for (int64_t i = 0; i < 3 * m->n_faces; i++)
-			m->faces[i] = same[m->faces[i]];
-		for (int64_t f = 0; f < m->n_faces; f++)
+#pragma omp parallel for schedule(static)
+		for (int64_t f = 0; f < m->n_faces; f++) {
+			for (int i = 0; i < 3; i++)
+				m->faces[3 * f + i] = same[m->faces[3 * f + i]];
 			drop[f] = is_degenerate(m, f);
+		}
 		ok = mark_duplicates(m, drop, err);
 	}
 	if (ok)
@@ -148,6 +150,7 @@ bool mesh_compact(struct trellis_mesh *m, struct error *err)
 struct part {
 	float low[3], high[3];
 	double area;
+	bool is_speck;
 };
 
 static void part_init(struct part *p)
@@ -155,17 +158,12 @@ static void part_init(struct part *p)
 	*p = (struct part){.low = {INFINITY, INFINITY, INFINITY}, .high = {-INFINITY, -INFINITY, -INFINITY}};
 }
 
-static void part_add(struct part *p, const struct trellis_mesh *m, int64_t face)
+static void part_add(struct part *p, const float low[3], const float high[3])
 {
-	double c[3];
-	mesh_face_cross(m, face, c);
-	p->area += 0.5 * sqrt(c[0] * c[0] + c[1] * c[1] + c[2] * c[2]);
-	for (int corner = 0; corner < 3; corner++)
-		for (int i = 0; i < 3; i++) {
-			float value = m->vertices[3 * (int64_t)m->faces[3 * face + corner] + i];
-			p->low[i] = fminf(p->low[i], value);
-			p->high[i] = fmaxf(p->high[i], value);
-		}
+	for (int i = 0; i < 3; i++) {
+		p->low[i] = low[i] < p->low[i] ? low[i] : p->low[i];
+		p->high[i] = high[i] > p->high[i] ? high[i] : p->high[i];
+	}
 }
 
 static double part_size(const struct part *p)
@@ -180,34 +178,68 @@ static int32_t find_root(int32_t *parent, int32_t v)
 	return v;
 }
 
+/* root[v]: the smallest vertex that is joined to v; number[root]: of the part, -1 without faces. Returns how many. */
+static int32_t find_parts(const struct trellis_mesh *m, int32_t *root, int32_t *number)
+{
+	int32_t n = 0;
+	for (int64_t v = 0; v < m->n_vertices; v++) {
+		root[v] = (int32_t)v;
+		number[v] = -1;
+	}
+	for (int64_t i = 0; i < 3 * m->n_faces; i++) {
+		int32_t a = find_root(root, m->faces[i]), b = find_root(root, m->faces[i - i % 3]);
+		root[a < b ? b : a] = a < b ? a : b;
+	}
+	for (int64_t v = 0; v < m->n_vertices; v++)
+		root[v] = root[root[v]]; /* never above v, so it is a root by now */
+	for (int64_t f = 0; f < m->n_faces; f++) {
+		int32_t *of_part = &number[root[m->faces[3 * f]]];
+		if (*of_part < 0)
+			*of_part = n++;
+	}
+	return n;
+}
+
+static void measure_parts(const struct trellis_mesh *m, const int32_t *root, const int32_t *number, struct part *parts,
+	int32_t n, struct part *whole)
+{
+	part_init(whole);
+	for (int32_t i = 0; i < n; i++)
+		part_init(&parts[i]);
+	for (int64_t v = 0; v < m->n_vertices; v++)
+		if (number[root[v]] >= 0)
+			part_add(&parts[number[root[v]]], m->vertices + 3 * v, m->vertices + 3 * v);
+	for (int32_t i = 0; i < n; i++)
+		part_add(whole, parts[i].low, parts[i].high);
+	for (int64_t f = 0; f < m->n_faces; f++) {
+		double c[3];
+		mesh_face_cross(m, f, c);
+		double area = 0.5 * sqrt(c[0] * c[0] + c[1] * c[1] + c[2] * c[2]);
+		parts[number[root[m->faces[3 * f]]]].area += area;
+		whole->area += area;
+	}
+}
+
 bool mesh_drop_specks(struct trellis_mesh *m, struct error *err)
 {
-	int32_t *parent = malloc(((size_t)m->n_vertices + 1) * sizeof *parent);
-	struct part *parts = malloc(((size_t)m->n_vertices + 1) * sizeof *parts), whole;
+	int32_t *root = malloc(((size_t)m->n_vertices + 1) * sizeof *root);
+	int32_t *number = malloc(((size_t)m->n_vertices + 1) * sizeof *number);
 	uint8_t *drop = calloc((size_t)m->n_faces + 1, 1);
-	bool ok = parent && parts && drop;
-	if (ok) {
-		for (int64_t v = 0; v < m->n_vertices; v++) {
-			parent[v] = (int32_t)v;
-			part_init(&parts[v]);
-		}
-		for (int64_t i = 0; i < 3 * m->n_faces; i++) {
-			int32_t a = find_root(parent, m->faces[i]), b = find_root(parent, m->faces[i - i % 3]);
-			parent[a < b ? b : a] = a < b ? a : b;
-		}
-		part_init(&whole);
-		for (int64_t f = 0; f < m->n_faces; f++) {
-			part_add(&parts[find_root(parent, m->faces[3 * f])], m, f);
-			part_add(&whole, m, f);
-		}
-		for (int64_t f = 0; f < m->n_faces; f++) {
-			const struct part *p = &parts[find_root(parent, m->faces[3 * f])];
-			drop[f] = part_size(p) < SPECK_SIZE * part_size(&whole) && p->area < SPECK_AREA * whole.area;
-		}
+	struct part *parts = NULL, whole;
+	int32_t n = root && number && drop ? find_parts(m, root, number) : -1;
+	bool ok = n >= 0 && (n < 2 || (parts = malloc((size_t)n * sizeof *parts)));
+	if (parts) {
+		measure_parts(m, root, number, parts, n, &whole);
+		for (int32_t i = 0; i < n; i++)
+			parts[i].is_speck = part_size(&parts[i]) < SPECK_SIZE * part_size(&whole) &&
+					    parts[i].area < SPECK_AREA * whole.area;
+		for (int64_t f = 0; f < m->n_faces; f++)
+			drop[f] = parts[number[root[m->faces[3 * f]]]].is_speck;
 		keep_faces(m, drop);
 	}
-	free(drop);
 	free(parts);
-	free(parent);
+	free(drop);
+	free(number);
+	free(root);
 	return ok || mesh_no_memory(m, err);
 }

@@ -24,8 +24,9 @@ bool half_edges_init(struct half_edges *h, const struct trellis_mesh *m, struct 
 		h->first[m->faces[i] + 2]++;
 	for (int64_t v = 0; v < m->n_vertices; v++)
 		h->first[v + 2] += h->first[v + 1];
-	for (int64_t i = 0; i < 3 * m->n_faces; i++)
-		h->to[h->first[m->faces[i] + 1]++] = m->faces[i % 3 == 2 ? i - 2 : i + 1];
+	for (int64_t f = 0; f < m->n_faces; f++)
+		for (int i = 0; i < 3; i++)
+			h->to[h->first[m->faces[3 * f + i] + 1]++] = m->faces[3 * f + (i == 2 ? 0 : i + 1)];
 	return true;
 }
 
@@ -44,9 +45,24 @@ int half_edges_count(const struct half_edges *h, int32_t a, int32_t b)
 	return count;
 }
 
+static bool half_edges_copy(
+	struct half_edges *copy, const struct half_edges *h, const struct trellis_mesh *m, struct error *err)
+{
+	size_t first_size = ((size_t)m->n_vertices + 2) * sizeof *h->first,
+	       to_size = (size_t)m->n_faces * 3 * sizeof *h->to;
+	copy->first = malloc(first_size);
+	copy->to = malloc(to_size + 1);
+	if (!copy->first || !copy->to)
+		return mesh_no_memory(m, err);
+	memcpy(copy->first, h->first, first_size);
+	memcpy(copy->to, h->to, to_size);
+	return true;
+}
+
 /* Reduce h to the border: of the half-edges a -> b as many as outnumber b -> a. Half-edges that go become -1. */
 static void keep_border(struct half_edges *border, const struct half_edges *all, int64_t n_vertices)
 {
+#pragma omp parallel for schedule(dynamic, 4096)
 	for (int32_t a = 0; a < n_vertices; a++)
 		for (int64_t i = all->first[a]; i < all->first[a + 1]; i++) {
 			int32_t b = all->to[i];
@@ -222,7 +238,7 @@ bool mesh_close_gaps(struct trellis_mesh *m, struct error *err)
 	g->capacity = m->n_faces;
 	g->place = malloc(((size_t)n_vertices + 1) * sizeof *g->place);
 	g->walk = malloc(((size_t)n_vertices + 1) * sizeof *g->walk);
-	bool ok = g->place && g->walk ? half_edges_init(&g->all, m, err) && half_edges_init(&g->border, m, err)
+	bool ok = g->place && g->walk ? half_edges_init(&g->all, m, err) && half_edges_copy(&g->border, &g->all, m, err)
 				      : mesh_no_memory(m, err);
 	if (ok) {
 		memset(g->place, -1, (size_t)n_vertices * sizeof *g->place);

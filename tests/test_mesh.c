@@ -3,6 +3,7 @@
 #include "mesh_clean.h"
 #include "shape.h"
 
+#include <omp.h>
 #include <string.h>
 
 static struct trellis_mesh clean(struct surface *s, const struct trellis_params *params)
@@ -266,6 +267,28 @@ Test(mesh, simplify_by_number)
 	cr_assert(m.n_faces >= 1450 && m.n_faces <= 1500, "%lld triangles", (long long)m.n_faces);
 	trellis_mesh_finish(&m);
 	check_simplified(1e9f, 1, 1);
+}
+
+/* Large enough to be simplified in cells side by side first: no crack along their seams, and threads change nothing. */
+Test(mesh, large_meshes_simplify_the_same_with_any_number_of_threads)
+{
+	struct trellis_params params = {.simplify = 9000};
+	struct trellis_mesh m[2];
+	for (int i = 0; i < 2; i++) {
+		struct surface s = shape_surface(shape_sphere, 32, NULL);
+		omp_set_num_threads(1 + 3 * i);
+		m[i] = clean(&s, &params);
+	}
+	check_sound(&m[0]);
+	cr_assert(m[0].n_faces >= 8900 && m[0].n_faces <= 9000, "%lld triangles", (long long)m[0].n_faces);
+	cr_assert_eq(border_edges(&m[0]), 0);
+	cr_assert_eq(m[0].n_vertices - m[0].n_faces / 2, 2, "Euler characteristic of a sphere");
+	cr_assert_float_eq(volume(&m[0]), 4.0 / 3 * M_PI * 0.4 * 0.4 * 0.4, 0.002);
+	cr_assert_eq(m[1].n_faces, m[0].n_faces);
+	cr_assert_arr_eq(m[1].faces, m[0].faces, (size_t)m[0].n_faces * 3 * sizeof *m[0].faces);
+	cr_assert_arr_eq(m[1].vertices, m[0].vertices, (size_t)m[0].n_vertices * 3 * sizeof *m[0].vertices);
+	trellis_mesh_finish(&m[0]);
+	trellis_mesh_finish(&m[1]);
 }
 
 Test(mesh, bad_simplify_is_told)
