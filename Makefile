@@ -209,7 +209,10 @@ check-crash: all $(TESTS) ## 1,000 random SIGKILLs of daemon, helper and worker 
 check-long: all $(TESTS) ## 100,000 file operations against a model in memory, and the rest of that test; OPERATIONS=N
 	@TRELLIS_BUILD=$(abspath $(BUILD)) OPERATIONS=$(or $(OPERATIONS),100000) tests/scripts/mount_tree.sh
 
-.PHONY: check-crash check-long
+check-leaks: all $(TESTS) ## resident memory over 1,000 jobs of the stand-in and of the reference model; JOBS=N REAL_JOBS=N
+	@TRELLIS_BUILD=$(abspath $(BUILD)) JOBS=$(or $(JOBS),1000) REAL_JOBS=$(or $(REAL_JOBS),1000) tests/scripts/mount_leaks.sh
+
+.PHONY: check-crash check-long check-leaks
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)
 

@@ -9,7 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Arms the node that waits for us, then gives it its name. */
+/* Arms the node that waits for us, then gives it its name. The kernel keeps the token's name, and through it the file,
+ * until memory is short: it lets go when it looks again and the name is gone. */
 static int create(int mount, const struct helper_request *request)
 {
 	struct stat st;
@@ -18,7 +19,9 @@ static int create(int mount, const struct helper_request *request)
 	int fd = openat(mount, request->path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return errno;
-	return close(fd) == 0 ? 0 : errno;
+	int error = close(fd) == 0 ? 0 : errno;
+	(void)fstatat(mount, request->token, &st, AT_SYMLINK_NOFOLLOW);
+	return error;
 }
 
 static int act(int mount, const struct helper_request *request)
