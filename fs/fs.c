@@ -93,6 +93,39 @@ static void load_contents(struct fs *fs)
 	}
 }
 
+/* Power was lost when the journal had the result and the disk not yet its content: it was never published, and its input
+ * settles afresh. */
+static void drop_incomplete_result(struct fs *fs, struct tree_node *node, const struct result *result)
+{
+	struct input *input = jobs_find(&fs->jobs, result->source);
+	struct tree_node *source = tree_find(&fs->tree, result->source);
+	fs_log("out/%s is incomplete and is made again", node->name);
+	record_node_gone(fs_change(fs), node->id);
+	if (input && source && (input->state == INPUT_DONE || input->state == INPUT_FAILED)) {
+		source->dirty = true;
+		jobs_set_state(&fs->jobs, input, INPUT_IDLE, false);
+		record_input(&fs->change, input);
+	}
+	fs_commit(fs, true); /* if not, the next start comes to the same end */
+	fs->used_bytes -= node->size;
+	jobs_drop_result(&fs->jobs, node->id);
+	tree_unlink(&fs->tree, node);
+	tree_drop_unused(&fs->tree, node);
+}
+
+static void drop_incomplete_results(struct fs *fs)
+{
+	for (size_t i = 0; i < fs->tree.n_buckets; i++) {
+		for (struct tree_node *node = fs->tree.by_id[i], *next; node; node = next) {
+			next = node->next_id;
+			const struct result *result = jobs_result(&fs->jobs, node->id);
+			if (result && node->parent && S_ISREG(node->mode) &&
+				(node->size == 0 || (result->size && result->size != node->size)))
+				drop_incomplete_result(fs, node, result);
+		}
+	}
+}
+
 static bool is_known(void *user, uint64_t id)
 {
 	const struct fs *fs = user;
@@ -115,6 +148,7 @@ bool fs_init(struct fs *fs, const struct options *options, const char *state_pat
 	if (options->job_config[0] && !config_parse(&fs->config, options->job_config, strlen(options->job_config), err))
 		return false;
 	load_contents(fs);
+	drop_incomplete_results(fs);
 	state_sweep(&fs->state, is_known, fs);
 	return true;
 }

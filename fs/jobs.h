@@ -35,6 +35,7 @@ struct input {
 struct result {
 	uint64_t id;	 /* of its node */
 	uint64_t source; /* id of the input */
+	int64_t size;	 /* of the file; 0: not known */
 	struct result *next_id, *next_key;
 	uint8_t key[JOBS_KEY_LEN];
 	uint8_t output; /* enum job_output; JOB_OUTPUTS: an error file */

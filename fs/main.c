@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -146,12 +147,21 @@ static void raise_limits(void)
 	}
 }
 
+/* Buffers of requests, a megabyte each, go back to the system with their thread; small pieces of many threads share one
+ * place. Otherwise a daemon grows for days. */
+static void keep_memory_small(void)
+{
+	mallopt(M_MMAP_THRESHOLD, 256 << 10);
+	mallopt(M_ARENA_MAX, 1);
+}
+
 static int serve(struct options *options, struct teller *teller)
 {
 	struct error err = {""};
 	struct fs fs;
 	openlog("trellisfs", LOG_PID | (teller->fd < 0 ? LOG_PERROR : 0), LOG_DAEMON);
 	raise_limits();
+	keep_memory_small();
 	bool ok = fs_init(&fs, options, options->state, &err);
 	if (ok && chdir("/") != 0)
 		ok = error_set(&err, "/: %s", strerror(errno));

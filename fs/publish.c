@@ -62,7 +62,7 @@ int publish_bind(struct fs *fs, struct tree_node *parent, const char *name, uint
 	struct input finished = *input;
 	finished.state = p->output == JOB_OUTPUTS ? INPUT_FAILED : INPUT_DONE;
 	finished.unpublished = false;
-	struct result result = {.id = node->id, .source = p->source, .output = p->output};
+	struct result result = {.id = node->id, .source = p->source, .output = p->output, .size = node->size};
 	memcpy(result.key, p->key, sizeof result.key);
 	struct bytes *change = fs_change(fs);
 	if (old)
@@ -81,7 +81,9 @@ int publish_bind(struct fs *fs, struct tree_node *parent, const char *name, uint
 	if (!tree_link(&fs->tree, node, parent, name))
 		return ENOMEM;
 	parent->mtime_ns = parent->ctime_ns = fs_now_ns();
-	jobs_add_result(&fs->jobs, node->id, p->source, p->key, p->output);
+	struct result *kept = jobs_add_result(&fs->jobs, node->id, p->source, p->key, p->output);
+	if (kept)
+		kept->size = node->size;
 	if (p->last) {
 		jobs_set_state(&fs->jobs, input, finished.state, false);
 		*(finished.state == INPUT_DONE ? &fs->jobs.n_done : &fs->jobs.n_failed) += 1;

@@ -97,6 +97,7 @@ void record_result(struct bytes *change, const struct result *result)
 	bytes_put_u64(change, result->source);
 	bytes_put(change, result->key, sizeof result->key);
 	bytes_put_u8(change, result->output);
+	bytes_put_u64(change, result->size);
 	end(change, start);
 }
 
@@ -236,7 +237,12 @@ static bool apply_result(struct jobs *jobs, struct reader *r)
 	uint64_t id = reader_u64(r), source = reader_u64(r);
 	const uint8_t *key = reader_take(r, JOBS_KEY_LEN);
 	unsigned output = reader_u8(r);
-	return !r->failed && output <= JOB_OUTPUTS && jobs_add_result(jobs, id, source, key, output);
+	int64_t size = r->at < r->len ? reader_u64(r) : 0; /* a journal of before 0.1.0 does not tell */
+	struct result *result =
+		!r->failed && output <= JOB_OUTPUTS ? jobs_add_result(jobs, id, source, key, output) : NULL;
+	if (result)
+		result->size = size;
+	return result != NULL;
 }
 
 static bool apply_config(struct job_options *config, struct reader *r)

@@ -2,6 +2,7 @@
 # mount_leaks.sh - many jobs, one after another and each removed: the resident memory of daemon and worker stays where it was
 # after the first ones, with the stand-in for the worker and with the real one on the small reference model.
 # JOBS (100) of the stand-in, REAL_JOBS (0) of the model; `make check-leaks` runs 1,000 of each.
+# shellcheck disable=SC2034 # state is read by lib.sh
 cd "$(dirname "$0")/../.." || exit 1
 . tests/mount/lib.sh
 command -v jq >/dev/null || { echo "jq is not installed"; exit 77; }

@@ -69,6 +69,16 @@ sleep 1.5
 [ "$(field .done)" = 0 ] || fail "a finished job ran again"
 [ "$(getfattr --only-values -n user.trellis.state "$mnt/in/d/e/a.png" 2>/dev/null)" = 'done' ] || fail "state is not 'done' after a remount"
 
+# Power was lost before the mesh was on the disk, though the journal had it: it is made again.
+mount_stop
+mesh=$(grep -lr '^glTF' "$state/contents" | head -n 1)
+[ -n "$mesh" ] && truncate -s 100 "$mesh" || fail "no mesh in the state directory"
+mount_start
+wait_for "$mnt/out/d/e/a.glb"
+[ "$(stat -c %s "$mnt/out/d/e/a.glb")" -gt 500 ] || fail "a mesh cut short is still there"
+list >"$dir/again"
+[ "$(grep glb "$dir/before" | grep -c '^[0-9a-f]\{32\}')" = 1 ] && [ "$(grep '^[0-9a-f]\{32\}' "$dir/before")" = "$(grep '^[0-9a-f]\{32\}' "$dir/again")" ] || fail "the mesh differs"
+
 # kill -9 with a job running, one queued and one file being written: the mount is dead, the next start heals it and all
 # is done once.
 mount_stop

@@ -1,5 +1,6 @@
 #!/bin/bash
 # mount_many.sh - 10,000 files dropped at once: stat stays quick, the daemon small, every picture is made; a full disk.
+# shellcheck disable=SC2034 # state is read by lib.sh
 cd "$(dirname "$0")/../.." || exit 1
 . tests/mount/lib.sh
 command -v jq >/dev/null || { echo "jq is not installed"; exit 77; }
