@@ -5,9 +5,10 @@
  *   limit: rows aligned to 16 bytes (the launcher falls back to the simple kernel). */
 #include "attention.cuh"
 
-/* D: head size. A warp has TILES x 16 queries; a stage of the ring holds KEYS keys and values. */
-template <int D_, int WARPS_, int TILES_, int KEYS_, int STAGES_> struct shape {
-	static constexpr int D = D_, WARPS = WARPS_, TILES = TILES_, KEYS = KEYS_, STAGES = STAGES_;
+/* D: head size. A warp has TILES x 16 queries; a stage of the ring holds KEYS keys and values. BLOCKS: at least so many on
+ * a multiprocessor, which bounds the registers. */
+template <int D_, int WARPS_, int TILES_, int KEYS_, int STAGES_, int BLOCKS_> struct shape {
+	static constexpr int D = D_, WARPS = WARPS_, TILES = TILES_, KEYS = KEYS_, STAGES = STAGES_, BLOCKS = BLOCKS_;
 	static constexpr int THREADS = 32 * WARPS, ROWS = 16 * TILES * WARPS;
 	static constexpr int SHARED = (ROWS + 2 * STAGES * KEYS) * D * 2; /* bytes */
 	static_assert(SHARED <= 99 * 1024, "more than a block can have outside sm_80 and sm_90");
@@ -33,22 +34,36 @@ __device__ __forceinline__ void commit_copies()
 	asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-/* Starts the copy of COUNT rows from `first` on; rows past the group's end become zeros. from: the head's first column. */
-template <typename S, int COUNT, typename T>
-__device__ __forceinline__ void copy_rows(
-	uint32_t tile, const T *from, int64_t stride, const struct group_rows &rows, int32_t first)
-{
-	constexpr int CHUNKS = S::D / 8;
+/* Copies tiles of COUNT rows, 16 bytes a thread and turn; rows past the group's end become zeros. */
+template <typename S, int COUNT, typename T> struct tile_copy {
+	static constexpr int CHUNKS = S::D / 8, STEP = S::THREADS / CHUNKS; /* rows a turn */
+	static_assert(STEP % 8 == 0, "place() repeats every 8 rows");
+	const T *from; /* this thread's chunk of the head in the group's row 0 (of row 0 if rows are gathered) */
+	int64_t stride;
 
-	for (int i = threadIdx.x; i < COUNT * CHUNKS; i += S::THREADS) {
-		int row = i / CHUNKS, chunk = i % CHUNKS;
-		bool inside = first + row < rows.count;
-		const T *source = from + (inside ? rows[first + row] * stride + chunk * 8 : 0);
-		asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(tile + 16 * place<S::D>(row, chunk)),
-			     "l"(source), "r"(inside ? 16 : 0)
-			     : "memory");
+	__device__ tile_copy(const struct tensor &x, int64_t column, const struct group_rows &rows)
+	{
+		from = (const T *)x.data + column + threadIdx.x % CHUNKS * 8 + (rows.order ? 0 : rows.first * x.stride);
+		stride = x.stride;
 	}
-}
+	__device__ __forceinline__ void start(uint32_t tile, const struct group_rows &rows, int32_t first) const
+	{
+		int row = threadIdx.x / CHUNKS;
+		uint32_t to = tile + 16 * place<S::D>(row, threadIdx.x % CHUNKS);
+
+#pragma unroll
+		for (int i = 0; i < COUNT; i += STEP) {
+			int32_t r = first + row + i;
+			bool inside = r < rows.count && (COUNT % STEP == 0 || row + i < COUNT);
+			const T *source = from + (!inside ? 0 : rows.order ? rows[r] * stride : r * stride);
+			if (COUNT % STEP == 0 || row + i < COUNT)
+				asm volatile(
+					"cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + 16 * i * CHUNKS),
+					"l"(source), "r"(inside ? 16 : 0)
+					: "memory");
+		}
+	}
+};
 
 /* Four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8. */
 __device__ __forceinline__ void load_matrices(uint32_t (&x)[4], uint32_t address)
@@ -69,9 +84,8 @@ __device__ __forceinline__ void load_transposed(uint32_t (&x)[4], uint32_t addre
 
 /* d[16, 8] += a[16, 16] b[16, 8] */
 template <typename T>
-__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-template <>
-__device__ __forceinline__ void multiply<__half>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+__device__ __forceinline__ void multiply(float *d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+template <> __device__ __forceinline__ void multiply<__half>(float *d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 {
 	asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
 	    "{%0, %1, %2, %3};"
@@ -79,7 +93,7 @@ __device__ __forceinline__ void multiply<__half>(float (&d)[4], const uint32_t (
 		: "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 template <>
-__device__ __forceinline__ void multiply<__nv_bfloat16>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+__device__ __forceinline__ void multiply<__nv_bfloat16>(float *d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 {
 	asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
 	    "{%0, %1, %2, %3};"
@@ -91,13 +105,13 @@ __device__ __forceinline__ void multiply<__nv_bfloat16>(float (&d)[4], const uin
  * [0], [1], and the same of row lane / 4 + 8 in [2], [3]. */
 template <typename S> struct rows_state {
 	uint32_t q[S::TILES][S::D / 16][4];
-	float result[S::TILES][S::D / 8][4];
-	float largest[S::TILES][2], sum[S::TILES][2]; /* of rows lane / 4 and lane / 4 + 8; sum: this lane's share */
+	float result[S::TILES][S::D / 2];
+	struct running softmax[S::TILES];
 };
 
 template <typename S, typename T>
 __device__ __forceinline__ void add_scores(
-	float (&s)[S::TILES][S::KEYS / 8][4], const struct rows_state<S> &w, uint32_t keys, int lane)
+	float (&s)[S::TILES][S::KEYS / 2], const struct rows_state<S> &w, uint32_t keys, int lane)
 {
 	int row = (lane & 7) + (lane >> 4) * 8, chunk = lane >> 3 & 1;
 
@@ -109,45 +123,15 @@ __device__ __forceinline__ void add_scores(
 			load_matrices(b, keys + 16 * place<S::D>(16 * n + row, 2 * c + chunk));
 #pragma unroll
 			for (int t = 0; t < S::TILES; t++) {
-				multiply<T>(s[t][2 * n], w.q[t][c], b[0], b[1]);
-				multiply<T>(s[t][2 * n + 1], w.q[t][c], b[2], b[3]);
+				multiply<T>(&s[t][8 * n], w.q[t][c], b[0], b[1]);
+				multiply<T>(&s[t][8 * n + 4], w.q[t][c], b[2], b[3]);
 			}
 		}
-}
-
-/* Scores of one 16-row tile become weights; what was gathered so far shrinks to the new largest score. */
-template <typename S>
-__device__ __forceinline__ void soften(float (&s)[S::KEYS / 8][4], struct rows_state<S> &w, int t, float scale)
-{
-#pragma unroll
-	for (int h = 0; h < 2; h++) {
-		float top = w.largest[t][h];
-#pragma unroll
-		for (int n = 0; n < S::KEYS / 8; n++)
-			top = fmaxf(top, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
-		top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-		top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-		float shrink = exp2_fast((w.largest[t][h] - top) * scale), base = -top * scale, sum = 0.0f;
-#pragma unroll
-		for (int n = 0; n < S::KEYS / 8; n++)
-#pragma unroll
-			for (int e = 2 * h; e < 2 * h + 2; e++) {
-				s[n][e] = exp2_fast(fmaf(s[n][e], scale, base));
-				sum += s[n][e];
-			}
-		w.largest[t][h] = top;
-		w.sum[t][h] = fmaf(w.sum[t][h], shrink, sum);
-#pragma unroll
-		for (int c = 0; c < S::D / 8; c++) {
-			w.result[t][c][2 * h] *= shrink;
-			w.result[t][c][2 * h + 1] *= shrink;
-		}
-	}
 }
 
 template <typename S, typename T>
 __device__ __forceinline__ void add_values(
-	struct rows_state<S> &w, const float (&s)[S::TILES][S::KEYS / 8][4], uint32_t values, int lane)
+	struct rows_state<S> &w, const float (&s)[S::TILES][S::KEYS / 2], uint32_t values, int lane)
 {
 	int row = (lane & 7) + (lane >> 3 & 1) * 8, chunk = lane >> 4;
 
@@ -157,41 +141,53 @@ __device__ __forceinline__ void add_values(
 #pragma unroll
 		for (int t = 0; t < S::TILES; t++)
 #pragma unroll
-			for (int i = 0; i < 4; i++) {
-				const float(&x)[4] = s[t][2 * n + i / 2];
-				p[t][i] = packed<T>(x[2 * (i % 2)], x[2 * (i % 2) + 1]);
-			}
+			for (int i = 0; i < 4; i++)
+				p[t][i] = packed<T>(s[t][8 * n + 2 * i], s[t][8 * n + 2 * i + 1]);
 #pragma unroll
 		for (int c = 0; c < S::D / 16; c++) {
 			uint32_t b[4];
 			load_transposed(b, values + 16 * place<S::D>(16 * n + row, 2 * c + chunk));
 #pragma unroll
 			for (int t = 0; t < S::TILES; t++) {
-				multiply<T>(w.result[t][2 * c], p[t], b[0], b[1]);
-				multiply<T>(w.result[t][2 * c + 1], p[t], b[2], b[3]);
+				multiply<T>(&w.result[t][8 * c], p[t], b[0], b[1]);
+				multiply<T>(&w.result[t][8 * c + 4], p[t], b[2], b[3]);
 			}
 		}
 	}
 }
 
-/* One stage of the ring: `left` keys from here on. */
 template <typename S, typename T>
-__device__ __forceinline__ void attend(
-	struct rows_state<S> &w, uint32_t keys, uint32_t values, int32_t left, float scale, int lane)
+__device__ __forceinline__ void scores_of(
+	float (&s)[S::TILES][S::KEYS / 2], const struct rows_state<S> &w, uint32_t keys, int32_t left, int lane)
 {
-	float s[S::TILES][S::KEYS / 8][4] = {};
-
+#pragma unroll
+	for (int i = 0; i < S::TILES * S::KEYS / 2; i++)
+		s[i / (S::KEYS / 2)][i % (S::KEYS / 2)] = 0.0f;
 	add_scores<S, T>(s, w, keys, lane);
 	if (left < S::KEYS)
 #pragma unroll
-		for (int i = 0; i < S::TILES * S::KEYS / 2; i++) {
-			int n = i / 4 % (S::KEYS / 8), t = i / 4 / (S::KEYS / 8);
-			if (8 * n + 2 * (lane & 3) + i % 2 >= left)
-				s[t][n][i % 4] = -INFINITY;
-		}
+		for (int i = 0; i < S::KEYS / 2; i++)
+			if (8 * (i / 4) + 2 * (lane & 3) + i % 2 >= left)
 #pragma unroll
-	for (int t = 0; t < S::TILES; t++)
-		soften<S>(s[t], w, t, scale);
+				for (int t = 0; t < S::TILES; t++)
+					s[t][i] = -INFINITY;
+}
+
+/* Scores of a stage, the first or a later one, become weights and gather values. */
+template <typename S, typename T>
+__device__ __forceinline__ void attend(struct rows_state<S> &w, float (&s)[S::TILES][S::KEYS / 2], uint32_t values,
+	bool is_first, float scale, int lane)
+{
+#pragma unroll
+	for (int t = 0; t < S::TILES; t++) {
+		if (is_first)
+			running_begin(s[t], w.softmax[t], scale);
+		else if (running_exponents(s[t], w.softmax[t], scale))
+#pragma unroll
+			for (int i = 0; i < S::D / 2; i++)
+				w.result[t][i] *= w.softmax[t].shrink[i / 2 % 2];
+		running_weights<0, S::KEYS / 2>(s[t], w.softmax[t]);
+	}
 	add_values<S, T>(w, s, values, lane);
 }
 
@@ -201,25 +197,25 @@ __device__ __forceinline__ void store(
 	const struct rows_state<S> &w, T *y, int64_t stride, const struct group_rows &rows, int32_t first, int lane)
 {
 #pragma unroll
-	for (int t = 0; t < S::TILES; t++)
+	for (int t = 0; t < S::TILES; t++) {
+		float part[2];
+		running_end(part, w.softmax[t]);
 #pragma unroll
 		for (int h = 0; h < 2; h++) {
 			int32_t row = first + 16 * t + 8 * h + lane / 4;
-			float sum = w.sum[t][h];
-			sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-			sum += __shfl_xor_sync(0xffffffffu, sum, 2);
 			if (row >= rows.count)
 				continue;
-			float part = 1.0f / sum;
 			uint32_t *to = (uint32_t *)(y + rows[row] * stride) + (lane & 3);
+			const float *from = &w.result[t][2 * h];
 #pragma unroll
 			for (int c = 0; c < S::D / 8; c++)
-				to[4 * c] = packed<T>(w.result[t][c][2 * h] * part, w.result[t][c][2 * h + 1] * part);
+				to[4 * c] = packed<T>(from[4 * c] * part[h], from[4 * c + 1] * part[h]);
 		}
+	}
 }
 
 template <typename T, typename S>
-__global__ void __launch_bounds__(S::THREADS) mma_kernel(const __grid_constant__ struct attention a)
+__global__ void __launch_bounds__(S::THREADS, S::BLOCKS) mma_kernel(const __grid_constant__ struct attention a)
 {
 	extern __shared__ uint4 shared[];
 	constexpr uint32_t TILE = S::KEYS * S::D * 2; /* bytes of a tile of keys or values */
@@ -235,16 +231,16 @@ __global__ void __launch_bounds__(S::THREADS) mma_kernel(const __grid_constant__
 
 	if (first >= queries.count)
 		return;
+	const tile_copy<S, S::KEYS, T> copy_k(a.k, column, keys), copy_v(a.v, column, keys);
 	auto fetch = [&](int stage) {
 		uint32_t tile = ring + stage % S::STAGES * 2 * TILE;
 		if (stage < stages) {
-			copy_rows<S, S::KEYS>(tile, (const T *)a.k.data + column, a.k.stride, keys, stage * S::KEYS);
-			copy_rows<S, S::KEYS>(
-				tile + TILE, (const T *)a.v.data + column, a.v.stride, keys, stage * S::KEYS);
+			copy_k.start(tile, keys, stage * S::KEYS);
+			copy_v.start(tile + TILE, keys, stage * S::KEYS);
 		}
 		commit_copies();
 	};
-	copy_rows<S, S::ROWS>(q_tile, (const T *)a.q.data + column, a.q.stride, queries, first);
+	tile_copy<S, S::ROWS, T>(a.q, column, queries).start(q_tile, queries, first);
 	for (int i = 0; i < S::STAGES - 1; i++)
 		fetch(i);
 	wait_copies<S::STAGES - 2>();
@@ -252,17 +248,18 @@ __global__ void __launch_bounds__(S::THREADS) mma_kernel(const __grid_constant__
 #pragma unroll
 	for (int t = 0; t < S::TILES; t++) {
 		int row = 16 * (warp * S::TILES + t) + (lane & 7) + (lane >> 3 & 1) * 8;
-		w.largest[t][0] = w.largest[t][1] = -INFINITY;
 #pragma unroll
 		for (int c = 0; c < S::D / 16; c++)
 			load_matrices(w.q[t][c], q_tile + 16 * place<S::D>(row, 2 * c + (lane >> 4)));
 	}
 	for (int i = 0; i < stages; i++) {
+		float s[S::TILES][S::KEYS / 2];
 		uint32_t tile = ring + i % S::STAGES * 2 * TILE;
 		wait_copies<S::STAGES - 2>();
 		__syncthreads(); /* stage i is there for all, and all are done with stage i - 1 */
 		fetch(i + S::STAGES - 1);
-		attend<S, T>(w, tile, tile + TILE, keys.count - i * S::KEYS, a.scale, lane);
+		scores_of<S, T>(s, w, tile, keys.count - i * S::KEYS, lane);
+		attend<S, T>(w, s, tile + TILE, i == 0, a.scale, lane);
 	}
 	store<S, T>(w, (T *)a.y.data + column, a.y.stride, queries, first + 16 * warp * S::TILES, lane);
 }
@@ -283,14 +280,19 @@ template <typename T> static cudaError_t launch_shape(const struct launch *l, co
 {
 	switch (a->head_size) {
 	case 16:
-		return mma_launch<T, shape<16, 4, 1, 64, 2>>(l, a);
+		return mma_launch<T, shape<16, 4, 1, 64, 2, 4>>(l, a);
 	case 32:
-		return mma_launch<T, shape<32, 4, 1, 64, 2>>(l, a);
-	case 64: /* windows are short: more, smaller blocks */
-		return a->order ? mma_launch<T, shape<64, 4, 1, 64, 2>>(l, a)
-				: mma_launch<T, shape<64, 4, 2, 64, 2>>(l, a);
+		return mma_launch<T, shape<32, 4, 1, 64, 2, 4>>(l, a);
+	case 64: {
+		/* windows are short; few queries are spread over all multiprocessors */
+		if (a->order)
+			return mma_launch<T, shape<64, 4, 1, 32, 4, 4>>(l, a);
+		int64_t blocks = (int64_t)(a->queries + 127) / 128 * a->groups * a->heads;
+		return blocks < 2 * l->sm_count ? mma_launch<T, shape<64, 4, 1, 64, 2, 3>>(l, a)
+						: mma_launch<T, shape<64, 4, 2, 64, 2, 2>>(l, a);
+	}
 	case 128:
-		return mma_launch<T, shape<128, 4, 1, 64, 2>>(l, a);
+		return mma_launch<T, shape<128, 4, 1, 64, 2, 2>>(l, a);
 	default:
 		return cudaErrorInvalidValue;
 	}
