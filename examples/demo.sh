@@ -37,7 +37,7 @@ through_mount() {
 	waiter=$!
 	while kill -0 $waiter 2>/dev/null; do
 		job=$(sed -n 's/^running *//p' "$mount/status")
-		say "${job:-in/$name: $(sed -n 's/^queue *//p' "$mount/status")}"
+		say "${job:-in/$name: $(sed -n '/ready$/d; s/^model *//p; s/^queue *//p' "$mount/status" | paste -sd ' ')}"
 		if [ -n "$job" ] && [ -z "$shown" ] && [ "$1" = "${pictures[0]}" ]; then
 			erase
 			printf '  $ cat %s/status\n' "$mount"
