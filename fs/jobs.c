@@ -165,15 +165,18 @@ void jobs_enqueue(struct jobs *jobs, struct input *input)
 	leave_list(input);
 	input->seq = jobs->next_seq++;
 	input->deaths = 0;
-	input->storage_tries = 0;
+	input->storage_tries = input->device_failures = 0;
+	input->failed_devices = 0;
 	jobs_set_error(input, NULL);
 	jobs_set_state(jobs, input, INPUT_QUEUED, false);
 }
 
-struct input *jobs_next(struct jobs *jobs)
+struct input *jobs_next(struct jobs *jobs, bool (*may)(void *user, const struct input *input), void *user)
 {
 	struct input *above = NULL, *lowest = NULL; /* the next user after the last one, and the first of all */
 	for (struct input *input = jobs->queue.first; input; input = input->after) {
+		if (may && !may(user, input))
+			continue;
 		if (input->uid > jobs->last_uid && (!above || input->uid < above->uid))
 			above = input;
 		if (!lowest || input->uid < lowest->uid)

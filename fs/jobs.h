@@ -25,6 +25,8 @@ struct input {
 	uint8_t state;			    /* enum input_state */
 	uint8_t deaths;			    /* workers that it killed */
 	uint8_t storage_tries;		    /* how often the state disk was full; not persisted */
+	uint8_t device_failures;	    /* how often a device failed at it, and */
+	uint32_t failed_devices;	    /* which: a set of workers.c; not persisted */
 	bool unpublished; /* done through results that exist, or failed, before it ran: the scheduler has to publish
 			     that */
 	char *stem;	  /* "d/a": its results are out/d/a.*; NULL: none yet */
@@ -71,7 +73,8 @@ void jobs_set_state(struct jobs *jobs, struct input *input, enum input_state sta
 /* A new submission: the next place in the order. */
 void jobs_enqueue(struct jobs *jobs, struct input *input);
 /* Whose turn it is: the oldest input of the next user, in a circle over the users who wait. NULL: none waits. */
-struct input *jobs_next(struct jobs *jobs);
+struct input *jobs_next(
+	struct jobs *jobs, bool (*may)(void *user, const struct input *input), void *user); /* may NULL: all may */
 bool jobs_set_error(struct input *input, const char *text);
 
 /* Give the input the stem that its path ("d/a.png") asks for: "d/a"; if another live input goes by it, "d/a.png", then

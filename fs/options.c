@@ -19,7 +19,11 @@ static const struct option {
 } TABLE[] = {
 	{"model", STRING, offsetof(struct options, model), "PATH|ID",
 		"model directory or hub id (default: that of the trellis program)"},
-	{"device", STRING, offsetof(struct options, device), "auto|cpu|cuda[:N]", "where the model runs (auto)"},
+	{"device", STRING, offsetof(struct options, device), "auto|cpu|cuda[:N]",
+		"where the model runs (auto: CUDA if it works)"},
+	{"dtype", STRING, offsetof(struct options, dtype), "f16|bf16|f32", "of the arithmetic on CUDA (f16)"},
+	{"memory", STRING, offsetof(struct options, memory), "auto|low",
+		"low: only the running stage's weights on the device (auto)"},
 	{"state", STRING, offsetof(struct options, state), "DIR",
 		"where inputs, results and jobs are kept\n(~/.local/state/trellisfs/NAME, of root "
 		"/var/lib/trellisfs/NAME)"},
@@ -110,6 +114,18 @@ static bool is_device(const char *value)
 	return strcmp(value, "auto") == 0 || strcmp(value, "cpu") == 0 || strcmp(value, "cuda") == 0;
 }
 
+/* dtype and memory: a word of the option's own list. */
+static bool is_one_of(const struct option *option, const char *value)
+{
+	size_t len = strlen(value);
+	if (option->at != offsetof(struct options, dtype) && option->at != offsetof(struct options, memory))
+		return true;
+	for (const char *p = option->argument; *p; p += strcspn(p, "|"), p += *p == '|')
+		if (strcspn(p, "|") == len && strncmp(p, value, len) == 0)
+			return true;
+	return false;
+}
+
 static bool set_option(struct options *o, const char *name, const char *value, struct error *err)
 {
 	if (strncmp(name, "x-", 2) == 0) /* fstab's own */
@@ -128,6 +144,8 @@ static bool set_option(struct options *o, const char *name, const char *value, s
 			return error_set(err, "option %s: the value is empty", name);
 		if (strcmp(name, "device") == 0 && !is_device(value))
 			return error_set(err, "option device: wanted %s, got '%s'", option->argument, value);
+		if (!is_one_of(option, value))
+			return error_set(err, "option %s: wanted %s, got '%s'", name, option->argument, value);
 		free(*(char **)field);
 		*(char **)field = strdup(value);
 		return *(char **)field || error_set(err, "out of memory");
@@ -242,6 +260,8 @@ void options_finish(struct options *options)
 	free(options->mountpoint);
 	free(options->model);
 	free(options->device);
+	free(options->dtype);
+	free(options->memory);
 	free(options->state);
 	free(options->worker);
 	*options = (struct options){0};

@@ -12,6 +12,8 @@ struct options {
 	char *mountpoint;  /* as given, then absolute */
 	char *model;	   /* path or hub id; NULL: the worker's own default */
 	char *device;	   /* auto, cpu, cuda[:N] */
+	char *dtype;	   /* f16, bf16, f32 on CUDA; NULL: f16 */
+	char *memory;	   /* auto, low; NULL: auto */
 	char *state;	   /* directory; NULL: state_default_path */
 	char *worker;	   /* the program `trellis`; NULL: the one beside this program */
 	int threads;	   /* of the worker; 0: all */

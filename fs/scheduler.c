@@ -1,14 +1,14 @@
 /* scheduler.c - the scheduler thread. See scheduler.h.
  *
- * A poll loop over the worker link, the model watch and an eventfd by which other threads wake it. Each turn: publish
- * outcomes that need no worker, give the worker the next job, tell those who watch status. */
+ * A poll loop over the workers' links, the model watch and an eventfd by which other threads wake it. Each turn: publish
+ * outcomes that need no worker, give each free worker its next job, tell those who watch status. */
 #include "scheduler.h"
 
 #include "model_watch.h"
 #include "outcome.h"
 #include "record.h"
 #include "special.h"
-#include "worker_link.h"
+#include "workers.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -38,21 +38,17 @@ struct scheduler {
 	void *mounted_user;
 
 	pthread_mutex_t lock;		/* last in the lock order */
-	struct scheduler_report report; /* lock; running_s and notice are filled in by scheduler_report */
-	int64_t started_ns;		/* lock: the running job */
-	int64_t retry_ns;		/* lock: when the worker is started again */
-	bool cancel;			/* lock: cancel the running job */
-	char notice[512];		/* lock */
+	struct scheduler_report report; /* lock; running_s, retry_s and notice are filled in by scheduler_report */
+	struct {
+		int64_t started_ns; /* the running job */
+		int64_t retry_ns;   /* when the worker is started again */
+		bool cancel;	    /* the running job is to be cancelled */
+	} more[WORKERS_MAX];	    /* lock; as report.workers */
+	char notice[512];	    /* lock */
 
 	/* The thread's own. */
 	struct publisher *publisher;
-	struct worker_link *link;
-	uint64_t running, running_seq; /* input and submission; 0: none */
-	struct outcome_files files;
-	bool finished; /* what follows was reported by the worker and waits for handle_outcome */
-	enum worker_outcome outcome;
-	struct message_result result;
-	char text[1024];
+	struct workers workers;
 	int watch_fd;
 	int64_t model_changed_ns, paused_until_ns, status_told_ns;
 	bool status_changed;
@@ -71,8 +67,9 @@ void scheduler_cancel(struct fs *fs, uint64_t input_id)
 	if (!s)
 		return;
 	pthread_mutex_lock(&s->lock);
-	if (s->report.running && s->report.input == input_id)
-		s->cancel = true;
+	for (int i = 0; i < s->report.n_workers; i++)
+		if (s->report.workers[i].running && s->report.workers[i].input == input_id)
+			s->more[i].cancel = true;
 	pthread_mutex_unlock(&s->lock);
 	scheduler_wake(fs);
 }
@@ -81,14 +78,19 @@ void scheduler_report(struct fs *fs, struct scheduler_report *report)
 {
 	struct scheduler *s = fs->scheduler;
 	if (!s) {
-		*report = (struct scheduler_report){0};
+		*report = (struct scheduler_report){.n_workers = 1};
 		return;
 	}
 	pthread_mutex_lock(&s->lock);
-	*report = s->report;
-	if (s->retry_ns > fs_monotonic_ns())
-		report->worker.retry_s = (int)((s->retry_ns - fs_monotonic_ns()) / S);
-	report->running_s = s->report.running ? (fs_monotonic_ns() - s->started_ns) / 1e9 : 0;
+	const int64_t now = fs_monotonic_ns();
+	memcpy(report, &s->report, offsetof(struct scheduler_report, workers));
+	for (int i = 0; i < s->report.n_workers; i++) {
+		struct scheduler_worker *worker = &report->workers[i];
+		*worker = s->report.workers[i];
+		if (s->more[i].retry_ns > now)
+			worker->worker.retry_s = (int)((s->more[i].retry_ns - now) / S);
+		worker->running_s = worker->running ? (double)(now - s->more[i].started_ns) / 1e9 : 0;
+	}
 	memcpy(report->notice, s->notice, sizeof report->notice);
 	pthread_mutex_unlock(&s->lock);
 }
@@ -119,47 +121,64 @@ static void set_notice(struct scheduler *s, const char *text)
 
 /* ---- What the worker tells; all on the scheduler thread. ---- */
 
+static int index_of(const struct worker_slot *slot)
+{
+	return (int)(slot - slot->scheduler->workers.slots);
+}
+
 static void on_changed(void *user)
 {
-	struct scheduler *s = user;
+	const struct worker_slot *slot = user;
+	struct scheduler *s = slot->scheduler;
+	int i = index_of(slot);
+	if (!slot->link)
+		return; /* being made */
 	pthread_mutex_lock(&s->lock);
-	s->report.worker = *worker_link_report(s->link);
-	s->retry_ns = fs_monotonic_ns() + s->report.worker.retry_s * S;
+	struct scheduler_worker *worker = &s->report.workers[i];
+	if (i >= s->report.n_workers)
+		s->report.n_workers = i + 1;
+	worker->stands_by = slot->stands_by;
+	worker->worker = *worker_link_report(slot->link);
+	s->more[i].retry_ns = fs_monotonic_ns() + worker->worker.retry_s * S;
 	pthread_mutex_unlock(&s->lock);
 	s->status_changed = true;
 }
 
 static void on_progress(void *user, const struct message_progress *progress)
 {
-	struct scheduler *s = user;
+	const struct worker_slot *slot = user;
+	struct scheduler *s = slot->scheduler;
 	pthread_mutex_lock(&s->lock);
-	s->report.progress = *progress;
+	s->report.workers[index_of(slot)].progress = *progress;
 	pthread_mutex_unlock(&s->lock);
 	s->status_changed = true;
 }
 
 static void on_done(void *user, const struct worker_done *done)
 {
-	struct scheduler *s = user;
-	s->finished = true;
-	s->outcome = done->outcome;
-	s->result = done->result ? *done->result : (struct message_result){0};
-	snprintf(s->text, sizeof s->text, "%s", done->text);
-	s->status_changed = true;
+	struct worker_slot *slot = user;
+	slot->finished = true;
+	slot->outcome = done->outcome;
+	slot->result = done->result ? *done->result : (struct message_result){0};
+	snprintf(slot->text, sizeof slot->text, "%s", done->text);
+	slot->scheduler->status_changed = true;
 }
 
 /* ---- One job. ---- */
 
-static void set_running(struct scheduler *s, uint64_t input, uint64_t seq)
+static void set_running(struct worker_slot *slot, uint64_t input, uint64_t seq)
 {
-	s->running = input;
-	s->running_seq = seq;
+	struct scheduler *s = slot->scheduler;
+	int i = index_of(slot);
+	slot->input = input;
+	slot->seq = seq;
 	pthread_mutex_lock(&s->lock);
-	s->report.running = input != 0;
-	s->report.input = input;
-	s->report.progress = (struct message_progress){.eta_s = -1};
-	s->started_ns = fs_monotonic_ns();
-	s->cancel = false;
+	struct scheduler_worker *worker = &s->report.workers[i];
+	worker->running = input != 0;
+	worker->input = input;
+	worker->progress = (struct message_progress){.eta_s = -1};
+	s->more[i].started_ns = fs_monotonic_ns();
+	s->more[i].cancel = false;
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -204,7 +223,7 @@ static void handle_storage(struct scheduler *s, uint64_t id, uint64_t seq, const
 	s->paused_until_ns = fs_monotonic_ns() + STORAGE_WAIT_NS;
 }
 
-static void handle_death(struct scheduler *s, uint64_t id, uint64_t seq)
+static void handle_death(struct scheduler *s, uint64_t id, uint64_t seq, const char *why)
 {
 	int deaths, tries;
 	char text[1200];
@@ -213,50 +232,86 @@ static void handle_death(struct scheduler *s, uint64_t id, uint64_t seq)
 		update(s, id, seq, INPUT_QUEUED, true, false);
 		return;
 	}
-	snprintf(text, sizeof text, "given up after it ended the worker %d times: %s", JOBS_POISON, s->text);
+	snprintf(text, sizeof text, "given up after it ended the worker %d times: %s", JOBS_POISON, why);
 	outcome_fail(s->fs, s->publisher, id, seq, text);
 }
 
-static void handle_done(struct scheduler *s, uint64_t id, uint64_t seq)
+/* The device, not the job: once more, then on another one, as long as there is one. */
+static void handle_device(struct scheduler *s, const struct worker_slot *slot, uint64_t id, uint64_t seq)
 {
-	int error = outcome_publish(s->fs, s->publisher, id, seq, &s->files, s->result.sizes);
+	struct fs *fs = s->fs;
+	char text[1300], path[PATH_MAX] = "", device[24];
+	bool again = true;
+	int failures = 0;
+	pthread_mutex_lock(&fs->lock);
+	struct input *input = jobs_find(&fs->jobs, id);
+	const struct tree_node *node = tree_find(&fs->tree, id);
+	if (input && input->seq == seq && node && tree_path(node, path, sizeof path)) {
+		again = workers_note_failure(&s->workers, slot, input);
+		failures = input->device_failures;
+		snprintf(text, sizeof text, "%s failed and the job is done again%s: %s", worker_slot_name(slot, device),
+			failures > 1 ? " elsewhere" : "", slot->text);
+		if (again)
+			scheduler_note_problem(fs, path, text);
+	}
+	pthread_mutex_unlock(&fs->lock);
+	if (again) {
+		update(s, id, seq, INPUT_QUEUED, false, false);
+		return;
+	}
+	snprintf(text, sizeof text, "given up after the device failed %d times: %s", failures, slot->text);
+	outcome_fail(fs, s->publisher, id, seq, text);
+}
+
+static void handle_done(struct scheduler *s, struct worker_slot *slot, uint64_t id, uint64_t seq)
+{
+	int error = outcome_publish(s->fs, s->publisher, id, seq, &slot->files, slot->result.sizes);
 	if (error && error != ECANCELED) {
 		handle_storage(s, id, seq, strerror(error));
 		return;
 	}
 	pthread_mutex_lock(&s->lock);
-	s->report.last_s = s->result.seconds;
-	memcpy(s->report.cutout, s->result.cutout, sizeof s->report.cutout);
+	s->report.last_s = slot->result.seconds;
+	memcpy(s->report.cutout, slot->result.cutout, sizeof s->report.cutout);
 	pthread_mutex_unlock(&s->lock);
 	set_notice(s, publisher_notice(s->publisher));
 }
 
-static void handle_outcome(struct scheduler *s)
+static void handle_outcome(struct worker_slot *slot)
 {
-	uint64_t id = s->running, seq = s->running_seq;
-	s->finished = false;
-	set_running(s, 0, 0);
-	if (s->outcome != WORKER_DONE)
-		outcome_drop_files(s->fs, &s->files);
-	if (s->outcome == WORKER_DONE)
-		handle_done(s, id, seq);
-	else if (s->outcome == WORKER_FAILED)
-		outcome_fail(s->fs, s->publisher, id, seq, s->text);
-	else if (s->outcome == WORKER_STORAGE)
-		handle_storage(s, id, seq, s->text);
-	else if (worker_outcome_counts(s->outcome))
-		handle_death(s, id, seq);
+	struct scheduler *s = slot->scheduler;
+	uint64_t id = slot->input, seq = slot->seq;
+	slot->finished = false;
+	set_running(slot, 0, 0);
+	if (slot->outcome != WORKER_DONE)
+		outcome_drop_files(s->fs, &slot->files);
+	if (slot->outcome == WORKER_DONE)
+		handle_done(s, slot, id, seq);
+	else if (slot->outcome == WORKER_FAILED)
+		outcome_fail(s->fs, s->publisher, id, seq, slot->text);
+	else if (slot->outcome == WORKER_STORAGE)
+		handle_storage(s, id, seq, slot->text);
+	else if (slot->outcome == WORKER_DEVICE || slot->outcome == WORKER_HUNG)
+		handle_device(s, slot, id, seq);
+	else if (worker_outcome_counts(slot->outcome))
+		handle_death(s, id, seq, slot->text);
 	else /* lost, or cancelled: if it is still wanted it runs again */
 		update(s, id, seq, INPUT_QUEUED, false, false);
 }
 
-/* Take the next input and describe its job; the input is RUNNING then. */
-static bool take_next(struct scheduler *s, struct message_job *job, uint64_t *seq)
+static bool may_run(void *user, const struct input *input)
 {
-	struct fs *fs = s->fs;
+	const struct worker_slot *slot = user;
+	return workers_may_run(&slot->scheduler->workers, slot, input);
+}
+
+/* Take the next input that this worker may run and describe its job; the input is RUNNING then. */
+static bool take_next(struct worker_slot *slot, struct message_job *job, uint64_t *seq)
+{
+	struct fs *fs = slot->scheduler->fs;
 	char path[PATH_MAX];
 	pthread_mutex_lock(&fs->lock);
-	struct input *input = jobs_next(&fs->jobs);
+	struct input *input = jobs_next(&fs->jobs, may_run, slot);
 	const struct tree_node *node = input ? tree_find(&fs->tree, input->id) : NULL;
 	if (node) {
 		*job = (struct message_job){.id = input->id, .options = input->options};
@@ -270,26 +325,27 @@ static bool take_next(struct scheduler *s, struct message_job *job, uint64_t *se
 	return node != NULL;
 }
 
-static void start_job(struct scheduler *s)
+static void start_job(struct worker_slot *slot)
 {
+	struct scheduler *s = slot->scheduler;
 	struct message_job job;
 	struct error err = {""};
 	uint64_t seq;
 	int fds[PROTOCOL_MAX_FDS], n = 0;
-	if (!take_next(s, &job, &seq))
+	if (!take_next(slot, &job, &seq))
 		return;
-	set_running(s, job.id, seq);
-	int error = outcome_make_files(s->fs, job.options.outputs, &s->files);
+	set_running(slot, job.id, seq);
+	int error = outcome_make_files(s->fs, job.options.outputs, &slot->files);
 	if (error) {
-		set_running(s, 0, 0);
+		set_running(slot, 0, 0);
 		handle_storage(s, job.id, seq, strerror(error));
 		return;
 	}
 	fds[n++] = state_content_open(&s->fs->state, job.id, O_RDONLY);
 	for (int i = 0; i < JOB_OUTPUTS; i++)
-		if (s->files.ids[i])
-			fds[n++] = s->files.fds[i];
-	bool ok = fds[0] >= 0 && worker_link_submit(s->link, &job, fds, &err);
+		if (slot->files.ids[i])
+			fds[n++] = slot->files.fds[i];
+	bool ok = fds[0] >= 0 && worker_link_submit(slot->link, &job, fds, &err);
 	if (fds[0] >= 0)
 		close(fds[0]);
 	s->status_changed = true;
@@ -297,8 +353,8 @@ static void start_job(struct scheduler *s)
 		return;
 	if (err.text[0])
 		fs_log("cannot give in/%s to the worker: %s", job.name, err.text);
-	set_running(s, 0, 0);
-	outcome_drop_files(s->fs, &s->files);
+	set_running(slot, 0, 0);
+	outcome_drop_files(s->fs, &slot->files);
 	update(s, job.id, seq, INPUT_QUEUED, false, false);
 	s->paused_until_ns = fs_monotonic_ns() + S / 2;
 }
@@ -328,22 +384,28 @@ static void publish_outcomes(struct scheduler *s)
 	}
 }
 
+/* Whether there is work; and there are workers for it then. */
 static bool work_waits(struct scheduler *s)
 {
 	pthread_mutex_lock(&s->fs->lock);
-	bool waits = s->fs->jobs.queue.n > 0;
+	long queued = s->fs->jobs.queue.n;
+	bool needs_cpu = workers_need_cpu(&s->workers, &s->fs->jobs);
 	pthread_mutex_unlock(&s->fs->lock);
-	return waits;
+	workers_provide(&s->workers, queued, needs_cpu);
+	return queued > 0;
 }
 
 static void cancel_if_asked(struct scheduler *s)
 {
-	pthread_mutex_lock(&s->lock);
-	bool cancel = s->cancel;
-	s->cancel = false;
-	pthread_mutex_unlock(&s->lock);
-	if (cancel && s->running)
-		worker_link_cancel(s->link, s->running);
+	for (int i = 0; i < s->workers.n; i++) {
+		struct worker_slot *slot = &s->workers.slots[i];
+		pthread_mutex_lock(&s->lock);
+		bool cancel = s->more[i].cancel;
+		s->more[i].cancel = false;
+		pthread_mutex_unlock(&s->lock);
+		if (cancel && slot->input)
+			worker_link_cancel(slot->link, slot->input);
+	}
 }
 
 static void tell_status(struct scheduler *s, int64_t now)
@@ -376,52 +438,64 @@ static void turn(struct scheduler *s)
 	int64_t now = fs_monotonic_ns();
 	if (s->model_changed_ns && now - s->model_changed_ns >= MODEL_QUIET_NS) {
 		s->model_changed_ns = 0;
-		worker_link_retry(s->link);
+		for (int i = 0; i < s->workers.n; i++)
+			worker_link_retry(s->workers.slots[i].link);
 	}
 	cancel_if_asked(s);
 	publish_outcomes(s);
-	if (!s->running && now >= s->paused_until_ns && work_waits(s)) {
-		enum worker_state state = worker_link_report(s->link)->state;
-		if (state == WORKER_STOPPED)
-			worker_link_start(s->link);
-		else if (state == WORKER_READY)
-			start_job(s);
+	bool waits = now >= s->paused_until_ns && work_waits(s);
+	for (int i = 0; waits && i < s->workers.n; i++) {
+		struct worker_slot *slot = &s->workers.slots[i];
+		if (!slot->input && worker_link_report(slot->link)->state == WORKER_READY)
+			start_job(slot);
 	}
 	tell_status(s, fs_monotonic_ns());
 }
 
 static void wait_for_events(struct scheduler *s)
 {
-	struct pollfd fds[3] = {{.fd = s->wake_fd, .events = POLLIN}, {.fd = worker_link_fd(s->link), .events = POLLIN},
-		{.fd = s->watch_fd, .events = POLLIN}};
+	struct pollfd fds[2 + WORKERS_MAX] = {
+		{.fd = s->wake_fd, .events = POLLIN}, {.fd = s->watch_fd, .events = POLLIN}};
 	eventfd_t value;
-	bool more = s->finished; /* handled at once */
-	if (poll(fds, 3, more ? 0 : next_timeout(s, fs_monotonic_ns())) < 0)
+	bool more = false; /* handled at once */
+	int n = s->workers.n;
+	for (int i = 0; i < n; i++) {
+		fds[2 + i] = (struct pollfd){.fd = worker_link_fd(s->workers.slots[i].link), .events = POLLIN};
+		more |= s->workers.slots[i].finished;
+	}
+	if (poll(fds, (nfds_t)(2 + n), more ? 0 : next_timeout(s, fs_monotonic_ns())) < 0)
 		return;
 	if (fds[0].revents) {
 		eventfd_read(s->wake_fd, &value);
 		atomic_store(&s->woken, false);
 		s->status_changed = true;
 	}
-	if (fds[1].revents)
-		worker_link_handle(s->link);
-	if (fds[2].revents && model_watch_read(s->watch_fd, s->fs->options->model))
+	for (int i = 0; i < n; i++)
+		if (fds[2 + i].revents)
+			worker_link_handle(s->workers.slots[i].link);
+	if (fds[1].revents && model_watch_read(s->watch_fd, s->fs->options->model))
 		s->model_changed_ns = fs_monotonic_ns();
 }
 
-/* The worker gets its 2 s to end; a running job stays RUNNING in the journal and is queued again at the next start. */
-static void stop_worker(struct scheduler *s)
+/* The workers get their 2 s to end; a running job stays RUNNING in the journal and is queued again at the next start. */
+static void stop_workers(struct scheduler *s)
 {
+	struct workers *w = &s->workers;
 	int64_t until = fs_monotonic_ns() + STOP_NS;
-	worker_link_stop(s->link);
-	while (worker_link_report(s->link)->state != WORKER_STOPPED && fs_monotonic_ns() < until) {
-		struct pollfd fd = {.fd = worker_link_fd(s->link), .events = POLLIN};
-		if (poll(&fd, 1, 100) > 0)
-			worker_link_handle(s->link);
+	for (int i = 0; i < w->n; i++)
+		worker_link_stop(w->slots[i].link);
+	for (int i = 0; i < w->n; i++) {
+		struct worker_link *link = w->slots[i].link;
+		while (worker_link_report(link)->state != WORKER_STOPPED && fs_monotonic_ns() < until) {
+			struct pollfd fd = {.fd = worker_link_fd(link), .events = POLLIN};
+			if (poll(&fd, 1, 100) > 0)
+				worker_link_handle(link);
+		}
 	}
-	worker_link_destroy(s->link);
-	if (s->running)
-		outcome_drop_files(s->fs, &s->files);
+	for (int i = 0; i < w->n; i++)
+		if (w->slots[i].input)
+			outcome_drop_files(s->fs, &w->slots[i].files);
+	workers_finish(w);
 }
 
 static void *run(void *user)
@@ -430,43 +504,20 @@ static void *run(void *user)
 	struct error err;
 	bool ok = publisher_adopt(s->publisher, &err);
 	s->mounted(s->mounted_user, ok ? NULL : &err);
-	worker_link_start(s->link);
+	worker_link_start(s->workers.slots[0].link);
 	while (!atomic_load(&s->stop)) {
-		if (s->finished)
-			handle_outcome(s);
+		for (int i = 0; i < s->workers.n; i++)
+			if (s->workers.slots[i].finished)
+				handle_outcome(&s->workers.slots[i]);
 		turn(s);
 		if (!atomic_load(&s->stop))
 			wait_for_events(s);
 	}
-	stop_worker(s);
+	stop_workers(s);
 	return NULL;
 }
 
 /* ---- Start and end. ---- */
-
-static struct worker_link *make_link(struct scheduler *s, struct error *err)
-{
-	const struct options *o = s->fs->options;
-	const struct worker_events events = {.changed = on_changed, .progress = on_progress, .done = on_done};
-	char threads[16];
-	const char *argv[10] = {o->worker, "worker"};
-	int n = 2;
-	if (o->model) {
-		argv[n++] = "--model";
-		argv[n++] = o->model;
-	}
-	if (o->device) {
-		argv[n++] = "--device";
-		argv[n++] = o->device;
-	}
-	if (o->threads > 0) {
-		snprintf(threads, sizeof threads, "%d", o->threads);
-		argv[n++] = "--threads";
-		argv[n++] = threads;
-	}
-	const struct worker_options options = {.argv = argv, .idle_s = o->idle_s, .hang_s = o->hang_s};
-	return worker_link_create(&options, &events, s, err);
-}
 
 bool scheduler_create(struct fs *fs, struct error *err)
 {
@@ -480,8 +531,9 @@ bool scheduler_create(struct fs *fs, struct error *err)
 	fs->scheduler = s;
 	if (s->wake_fd < 0)
 		return error_set(err, "cannot make an eventfd: %s", strerror(errno));
-	s->link = make_link(s, err);
-	s->publisher = s->link ? publisher_create(fs, err) : NULL;
+	const struct worker_events events = {.changed = on_changed, .progress = on_progress, .done = on_done};
+	s->report.n_workers = 1;
+	s->publisher = workers_init(&s->workers, fs->options, &events, s, err) ? publisher_create(fs, err) : NULL;
 	return s->publisher != NULL;
 }
 
@@ -507,7 +559,7 @@ void scheduler_stop(struct fs *fs)
 	if (s->started)
 		pthread_join(s->thread, NULL);
 	else
-		worker_link_destroy(s->link);
+		workers_finish(&s->workers);
 	publisher_destroy(s->publisher);
 	pthread_mutex_lock(&fs->lock);
 	fs->scheduler = NULL;

@@ -1,10 +1,11 @@
-/* scheduler.h - the thread that works the queue off: one job at a time goes to the worker, its files are published.
- * It also owns everything that may be slow and is nobody's request: the worker link, the helper, the model watch. */
+/* scheduler.h - the thread that works the queue off: each free worker gets a job, its files are published.
+ * It also owns everything that may be slow and is nobody's request: the workers' links, the helper, the model watch. */
 #ifndef SCHEDULER_H
 #define SCHEDULER_H
 
 #include "fs.h"
 #include "status_text.h"
+#include "workers.h"
 
 /* The helper is started before the mount, the thread after it. */
 bool scheduler_create(struct fs *fs, struct error *err);
@@ -18,13 +19,17 @@ void scheduler_stop(struct fs *fs);
 void scheduler_wake(struct fs *fs);
 void scheduler_cancel(struct fs *fs, uint64_t input_id);
 
-/* What status says of worker, jobs and errors; strings live in the copy. */
-struct scheduler_report {
+struct scheduler_worker {
 	struct worker_report worker;
+	bool stands_by;
 	bool running;
 	uint64_t input; /* of the running job */
 	struct message_progress progress;
 	double running_s;
+};
+
+/* What status says of workers, jobs and errors; strings live in the copy. */
+struct scheduler_report {
 	char cutout[16];
 	double last_s;
 	struct {
@@ -33,6 +38,8 @@ struct scheduler_report {
 	} problems[10];
 	int n_problems;
 	char notice[512];
+	int n_workers; /* at least 1 */
+	struct scheduler_worker workers[WORKERS_MAX];
 };
 void scheduler_report(struct fs *fs, struct scheduler_report *report);
 

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SNAPSHOT_MS = 1000, CONFIG_WRITE_MAX = 65536 };
+enum { SNAPSHOT_MS = 1000, NAME_ROOM = PATH_MAX + 8, CONFIG_WRITE_MAX = 65536 };
 
 static const char README[] =
 	"This folder makes 3D models out of pictures.\n"
@@ -93,21 +93,50 @@ static void fill_problems(
 	s->n_problems = report->n_problems;
 }
 
+/* The workers that there are, and their jobs. */
+static void fill_workers(struct fs *fs, const struct scheduler_report *report, struct status_snapshot *s,
+	struct status_worker *workers, struct status_job *jobs, char names[][NAME_ROOM])
+{
+	char path[PATH_MAX];
+	for (int i = 0; i < report->n_workers; i++) {
+		const struct scheduler_worker *w = &report->workers[i];
+		const struct tree_node *node = w->running ? tree_find(&fs->tree, w->input) : NULL;
+		if (w->stands_by && w->worker.state == WORKER_STOPPED)
+			continue;
+		struct status_worker *worker = &workers[s->n_workers++];
+		*worker = (struct status_worker){.report = &w->worker, .running = ""};
+		if (!node || !tree_path(node, path, sizeof path))
+			continue;
+		snprintf(names[i], NAME_ROOM, "in/%s", path);
+		worker->running = names[i];
+		jobs[s->n_jobs++] = (struct status_job){.name = names[i],
+			.device = w->worker.status.device,
+			.stage = w->progress.stage,
+			.step = w->progress.step,
+			.steps = w->progress.steps,
+			.fraction = w->progress.fraction,
+			.eta_s = w->progress.eta_s,
+			.running_s = w->running_s};
+	}
+	s->jobs = jobs;
+}
+
 /* Make both texts from one look at the state. */
 static void make_snapshots(struct fs *fs)
 {
 	struct special_files *special = fs->special;
 	struct scheduler_report report;
 	struct status_problem problems[sizeof report.problems / sizeof *report.problems];
-	struct status_job job;
-	char path[PATH_MAX], name[PATH_MAX + 8], notice[1100];
+	struct status_job jobs[WORKERS_MAX];
+	struct status_worker workers[WORKERS_MAX];
+	char names[WORKERS_MAX][NAME_ROOM], notice[1100];
 	scheduler_report(fs, &report);
 	snprintf(notice, sizeof notice, "%s%s%s", special->notice, special->notice[0] && report.notice[0] ? "; " : "",
 		report.notice);
 	struct status_snapshot s = {.version = TRELLISFS_VERSION,
 		.mountpoint = fs->options->mountpoint,
 		.uptime_s = (fs_monotonic_ns() - fs->start_ns) / 1e9,
-		.worker = &report.worker,
+		.workers = workers,
 		.model_path = fs->options->model,
 		.queued = fs->jobs.queue.n,
 		.settling = ingest_waiting(fs),
@@ -120,19 +149,7 @@ static void make_snapshots(struct fs *fs)
 		.state_used = fs->used_bytes,
 		.state_max = fs->options->max_bytes,
 		.notice = notice};
-	const struct tree_node *node = report.running ? tree_find(&fs->tree, report.input) : NULL;
-	if (node && tree_path(node, path, sizeof path)) {
-		snprintf(name, sizeof name, "in/%s", path);
-		job = (struct status_job){.name = name,
-			.stage = report.progress.stage,
-			.step = report.progress.step,
-			.steps = report.progress.steps,
-			.fraction = report.progress.fraction,
-			.eta_s = report.progress.eta_s,
-			.running_s = report.running_s};
-		s.jobs = &job;
-		s.n_jobs = 1;
-	}
+	fill_workers(fs, &report, &s, workers, jobs, names);
 	fill_problems(&report, &s, problems);
 	char *(*const render[2])(const struct status_snapshot *, size_t *) = {status_text, status_json};
 	for (int i = 0; i < 2; i++) {

@@ -91,8 +91,29 @@ static int loading_percent(const struct worker_report *w)
 												 : -1;
 }
 
-static void put_device(FILE *out, const struct worker_report *w)
+/* What one of several does: its job, or its state and why. */
+static void put_worker(FILE *out, const struct status_worker *worker)
 {
+	const struct worker_report *w = worker->report;
+	int percent = loading_percent(w);
+	fputs(": ", out);
+	if (*or_empty(worker->running))
+		put_escaped(out, worker->running);
+	else if (percent >= 0)
+		fprintf(out, "loading %d %%", percent);
+	else
+		fputs(model_state(w), out);
+	if (w->failed && *w->problem) {
+		fputs(": ", out);
+		put_escaped(out, w->problem);
+	}
+	if (w->state == WORKER_BACKOFF)
+		fprintf(out, "; next try in %d s", w->retry_s);
+}
+
+static void put_device(FILE *out, const struct status_worker *worker, bool several)
+{
+	const struct worker_report *w = worker->report;
 	char memory[32];
 	put_label(out, "device");
 	if (w->have_status && *w->status.device) {
@@ -106,14 +127,27 @@ static void put_device(FILE *out, const struct worker_report *w)
 	} else {
 		fputs("not known yet", out);
 	}
+	if (several)
+		put_worker(out, worker);
 	putc('\n', out);
 	if (w->have_status)
 		put_note(out, w->status.device_note);
 }
 
+/* Of the worker that is furthest: there is a model when one has it. */
+static const struct worker_report *best_worker(const struct status_snapshot *s)
+{
+	static const char *const order[] = {"ready", "loading", "idle", "failed"};
+	for (size_t k = 0; k < sizeof order / sizeof *order; k++)
+		for (int i = 0; i < s->n_workers; i++)
+			if (!strcmp(model_state(s->workers[i].report), order[k]))
+				return s->workers[i].report;
+	return s->workers[0].report;
+}
+
 static void put_model(FILE *out, const struct status_snapshot *s)
 {
-	const struct worker_report *w = s->worker;
+	const struct worker_report *w = best_worker(s);
 	const char *state = model_state(w), *name = w->have_status ? w->status.model : "";
 	put_label(out, "model");
 	put_escaped(out, *name ? name : s->model_path);
@@ -138,11 +172,15 @@ static void put_model(FILE *out, const struct status_snapshot *s)
 		put_note(out, w->status.model_note);
 }
 
-static void put_job(FILE *out, const struct status_job *job)
+static void put_job(FILE *out, const struct status_job *job, bool several)
 {
 	char time[32];
 	put_label(out, "running");
 	put_escaped(out, job->name);
+	if (several && *or_empty(job->device)) {
+		fputs(" on ", out);
+		put_escaped(out, job->device);
+	}
 	fputs(": ", out);
 	put_escaped(out, job->stage);
 	if (job->steps > 0)
@@ -193,12 +231,13 @@ static void put_status(FILE *out, const struct status_snapshot *s)
 		put_escaped(out, s->notice);
 		putc('\n', out);
 	}
-	put_device(out, s->worker);
+	for (int i = 0; i < s->n_workers; i++)
+		put_device(out, &s->workers[i], s->n_workers > 1);
 	put_model(out, s);
 	put_label(out, "queue");
 	fprintf(out, "%d running, %ld queued, %ld arriving\n", s->n_jobs, s->queued, s->settling);
 	for (int i = 0; i < s->n_jobs; i++)
-		put_job(out, &s->jobs[i]);
+		put_job(out, &s->jobs[i], s->n_workers > 1);
 	put_label(out, "finished");
 	fprintf(out, "%ld done, %ld failed", s->done, s->failed);
 	if (*or_empty(s->last_cutout)) {
@@ -288,24 +327,54 @@ static json_t *add_object(json_t *parent, const char *key)
 	return json_object_set_new(parent, key, child) == 0 ? child : NULL;
 }
 
-static bool json_device(json_t *root, const struct worker_report *w)
+static bool fill_device(json_t *device, const struct worker_report *w)
 {
 	const struct message_status none = {0}, *status = w->have_status ? &w->status : &none;
-	json_t *device = add_object(root, "device");
 	return device && set_bytes(device, "name", status->device) &&
 	       set_integer(device, "memory_bytes", status->device_memory) &&
 	       set_bytes(device, "dtype", status->dtype) && set_bytes(device, "note", status->device_note);
 }
 
+static bool json_device(json_t *root, const struct worker_report *w)
+{
+	return fill_device(add_object(root, "device"), w);
+}
+
+static bool set_percent(json_t *object, const struct worker_report *w)
+{
+	int percent = loading_percent(w);
+	return json_object_set_new(object, "loading_percent", percent < 0 ? json_null() : json_integer(percent)) == 0;
+}
+
+static bool set_process(json_t *object, const struct worker_report *w)
+{
+	return set_integer(object, "pid", (uint64_t)w->pid) && set_integer(object, "starts", (uint64_t)w->starts) &&
+	       set_integer(object, "deaths", (uint64_t)w->deaths);
+}
+
+/* Every worker with its device, in the order in which they came to be. */
+static bool json_devices(json_t *root, const struct status_snapshot *s)
+{
+	json_t *list = json_array();
+	bool ok = json_object_set_new(root, "devices", list) == 0;
+	for (int i = 0; ok && i < s->n_workers; i++) {
+		const struct worker_report *w = s->workers[i].report;
+		json_t *entry = json_object();
+		ok = json_array_append_new(list, entry) == 0 && fill_device(entry, w) &&
+		     set_bytes(entry, "state", model_state(w)) && set_percent(entry, w) &&
+		     set_bytes(entry, "reason", w->failed ? w->problem : "") &&
+		     set_bytes(entry, "running", s->workers[i].running) && set_process(entry, w);
+	}
+	return ok;
+}
+
 static bool json_model(json_t *root, const struct status_snapshot *s)
 {
-	const struct worker_report *w = s->worker;
+	const struct worker_report *w = best_worker(s);
 	json_t *model = add_object(root, "model");
-	int percent = loading_percent(w);
 	return model && set_bytes(model, "name", w->have_status ? w->status.model : "") &&
 	       set_bytes(model, "path", s->model_path) && set_bytes(model, "state", model_state(w)) &&
-	       json_object_set_new(model, "loading_percent", percent < 0 ? json_null() : json_integer(percent)) == 0 &&
-	       set_bytes(model, "reason", w->failed ? w->problem : "") &&
+	       set_percent(model, w) && set_bytes(model, "reason", w->failed ? w->problem : "") &&
 	       set_bytes(model, "note", w->have_status ? w->status.model_note : "") &&
 	       json_object_set_new(
 		       model, "retry_s", w->state == WORKER_BACKOFF ? json_integer(w->retry_s) : json_null()) == 0;
@@ -314,8 +383,7 @@ static bool json_model(json_t *root, const struct status_snapshot *s)
 static bool json_worker(json_t *root, const struct worker_report *w)
 {
 	json_t *worker = add_object(root, "worker");
-	return worker && set_integer(worker, "pid", (uint64_t)w->pid) &&
-	       set_integer(worker, "starts", (uint64_t)w->starts) && set_integer(worker, "deaths", (uint64_t)w->deaths);
+	return worker && set_process(worker, w);
 }
 
 static bool json_jobs(json_t *root, const struct status_snapshot *s)
@@ -326,7 +394,8 @@ static bool json_jobs(json_t *root, const struct status_snapshot *s)
 		const struct status_job *job = &s->jobs[i];
 		json_t *entry = json_object();
 		ok = json_array_append_new(list, entry) == 0 && set_bytes(entry, "name", job->name) &&
-		     set_bytes(entry, "stage", job->stage) && set_integer(entry, "step", (uint64_t)job->step) &&
+		     set_bytes(entry, "device", job->device) && set_bytes(entry, "stage", job->stage) &&
+		     set_integer(entry, "step", (uint64_t)job->step) &&
 		     set_integer(entry, "steps", (uint64_t)job->steps) && set_real(entry, "fraction", job->fraction) &&
 		     set_real(entry, "eta_s", job->eta_s) && set_real(entry, "running_s", job->running_s);
 	}
@@ -360,8 +429,8 @@ char *status_json(const struct status_snapshot *s, size_t *len)
 	json_t *root = json_object();
 	bool ok = root && set_bytes(root, "version", s->version) && set_bytes(root, "mountpoint", s->mountpoint) &&
 		  set_real(root, "uptime_s", s->uptime_s) && set_bytes(root, "notice", s->notice) &&
-		  json_device(root, s->worker) && json_model(root, s) && json_worker(root, s->worker) &&
-		  set_integer(root, "queued", (uint64_t)s->queued) &&
+		  json_device(root, s->workers[0].report) && json_devices(root, s) && json_model(root, s) &&
+		  json_worker(root, s->workers[0].report) && set_integer(root, "queued", (uint64_t)s->queued) &&
 		  set_integer(root, "settling", (uint64_t)s->settling) && json_jobs(root, s) &&
 		  set_integer(root, "done", (uint64_t)s->done) && set_integer(root, "failed", (uint64_t)s->failed) &&
 		  set_bytes(root, "last_cutout", s->last_cutout) && set_real(root, "last_s", s->last_s) &&

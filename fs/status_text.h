@@ -20,8 +20,14 @@
 /* The value of xattr user.trellis.outputs: paths of the published files from the mount's root, one a line,
  * "out/d/a.glb\nout/d/a.preview.png"; of a failed input its error file. */
 
+struct status_worker {
+	const struct worker_report *report;
+	const char *running; /* name of its job, or "" */
+};
+
 struct status_job {
-	const char *name; /* from the mount's root, "in/d/a.png"; any bytes */
+	const char *name;   /* from the mount's root, "in/d/a.png"; any bytes */
+	const char *device; /* told where there are several */
 	const char *stage;
 	int step, steps; /* steps 0: the stage has none */
 	double fraction; /* 0..1 */
@@ -41,8 +47,9 @@ struct status_snapshot {
 	const char *mountpoint;
 	double uptime_s;
 
-	const struct worker_report *worker; /* device and model */
-	const char *model_path;		    /* as asked for; shown while the model's name is not known */
+	const struct status_worker *workers; /* devices and model; at least one */
+	int n_workers;
+	const char *model_path; /* as asked for; shown while the model's name is not known */
 
 	long queued, settling;
 	const struct status_job *jobs; /* those running */

@@ -164,12 +164,15 @@ static void describe_progress(struct fs *fs, uint64_t id, struct bytes *text)
 	struct scheduler_report report;
 	char line[128];
 	scheduler_report(fs, &report);
-	if (!report.running || report.input != id)
-		return;
-	int len = snprintf(line, sizeof line, "%d%% %s", (int)(100 * report.progress.fraction), report.progress.stage);
-	if (report.progress.steps > 0)
-		len += snprintf(line + len, sizeof line - len, " %d/%d", report.progress.step, report.progress.steps);
-	bytes_put(text, line, len);
+	for (int i = 0; i < report.n_workers; i++) {
+		const struct message_progress *p = &report.workers[i].progress;
+		if (!report.workers[i].running || report.workers[i].input != id)
+			continue;
+		int len = snprintf(line, sizeof line, "%d%% %s", (int)(100 * p->fraction), p->stage);
+		if (p->steps > 0)
+			len += snprintf(line + len, sizeof line - len, " %d/%d", p->step, p->steps);
+		bytes_put(text, line, len);
+	}
 }
 
 /* 0 with text, or ENODATA. */

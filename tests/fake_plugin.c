@@ -14,7 +14,9 @@
  *   probe=FAULT      the fault in the probe
  *   only=N           of device N alone; else of all
  *   tokens=DIR       a fault happens only if a file of DIR can be removed: so many times in all, over all processes
+ *   vanish=1         once the tokens are used up there is no device any more
  *   slow=MS          each op takes so long
+ *   slow-load=MS     so does each weight
  *
  * Products, norms and attention are rounded to the dtype asked for; products are what is counted as ops. */
 #include "backend_impl.h"
@@ -38,7 +40,7 @@ static const char *const faults[KIND_COUNT] = {"none", /* */
 enum { PROBE_OPS = 1 };
 
 static struct {
-	int devices, abi, slow_ms, only, more;
+	int devices, abi, slow_ms, slow_load_ms, only, more, vanish;
 	char count[200], describe[200], create[200], tokens[300];
 	long at[KIND_COUNT]; /* 0: never */
 	enum kind load, probe;
@@ -83,6 +85,10 @@ static void take_word(char *word)
 		plan.only = atoi(value);
 	else if (!strcmp(word, "more"))
 		plan.more = atoi(value);
+	else if (!strcmp(word, "vanish"))
+		plan.vanish = atoi(value);
+	else if (!strcmp(word, "slow-load"))
+		plan.slow_load_ms = atoi(value);
 	else if (!strcmp(word, "slow"))
 		plan.slow_ms = atoi(value);
 	else if (!strcmp(word, "bytes"))
@@ -122,23 +128,22 @@ static void read_plan(void)
 
 /* ---- faults ---- */
 
-static bool take_token(void)
+/* Find a file in the folder, and remove it if `take`. */
+static bool find_token(bool take)
 {
-	bool taken = false;
+	bool found = false;
 	struct dirent *entry;
 	DIR *dir = *plan.tokens ? opendir(plan.tokens) : NULL;
-	if (!*plan.tokens)
-		return true;
-	while (dir && !taken && (entry = readdir(dir)))
-		taken = entry->d_name[0] != '.' && unlinkat(dirfd(dir), entry->d_name, 0) == 0;
+	while (dir && !found && (entry = readdir(dir)))
+		found = entry->d_name[0] != '.' && (!take || unlinkat(dirfd(dir), entry->d_name, 0) == 0);
 	if (dir)
 		closedir(dir);
-	return taken;
+	return found;
 }
 
 static void happen(struct backend *b, enum kind kind)
 {
-	if (kind == KIND_NONE || (plan.only >= 0 && plan.only != fake.ordinal) || !take_token())
+	if (kind == KIND_NONE || (plan.only >= 0 && plan.only != fake.ordinal) || (*plan.tokens && !find_token(true)))
 		return;
 	switch (kind) {
 	case KIND_MEMORY:
@@ -256,6 +261,8 @@ static struct weight *fake_weight_create(
 	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host)
 {
 	size_t bytes = (size_t)weight_count(kind, out, in) * sizeof(float);
+	if (fake.n >= PROBE_OPS)
+		usleep((useconds_t)plan.slow_load_ms * 1000);
 	if (fake.n >= PROBE_OPS && plan.load) {
 		happen(b, plan.load);
 		plan.load = KIND_NONE;
@@ -282,6 +289,8 @@ static void fake_weight_destroy(struct backend *b, struct weight *w)
 
 static int fake_count(struct error *err)
 {
+	if (plan.vanish && !find_token(false))
+		snprintf(plan.count, sizeof plan.count, "the device has vanished");
 	if (*plan.count)
 		error_set(err, "%s", plan.count);
 	else if (!plan.devices)

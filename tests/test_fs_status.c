@@ -22,6 +22,8 @@ static struct worker_report busy_worker(void)
 
 static struct status_snapshot snapshot_of(const struct worker_report *w)
 {
+	static struct status_worker worker;
+	worker = (struct status_worker){.report = w, .running = "in/d/a b.png"};
 	static const struct status_job job = {.name = "in/d/a b.png",
 		.stage = "structure",
 		.step = 3,
@@ -34,7 +36,8 @@ static struct status_snapshot snapshot_of(const struct worker_report *w)
 	return (struct status_snapshot){.version = "0.1.0",
 		.mountpoint = "/mnt/t",
 		.uptime_s = 7500,
-		.worker = w,
+		.workers = &worker,
+		.n_workers = 1,
 		.model_path = "/models/mini",
 		.queued = 3,
 		.settling = 1,
@@ -141,7 +144,7 @@ Test(status, every_state_of_the_model_is_told)
 Test(status, nothing_is_known_yet)
 {
 	struct worker_report w = {.state = WORKER_STOPPED};
-	struct status_snapshot s = {.worker = &w};
+	struct status_snapshot s = {.workers = &(struct status_worker){.report = &w}, .n_workers = 1};
 	char *text = text_of(&s);
 	cr_expect_not_null(strstr(text, "device      not known yet\n"), "%s", text);
 	cr_expect_null(strstr(text, "(null)"), "%s", text);

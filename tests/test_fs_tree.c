@@ -121,19 +121,19 @@ Test(jobs, users_take_turns_in_order)
 	}
 	uint64_t last[10] = {0};
 	for (int i = 0; i < 6; i++) {
-		struct input *input = jobs_next(&jobs);
+		struct input *input = jobs_next(&jobs, NULL, NULL);
 		cr_assert_eq(input->uid, turns[i]);
 		cr_assert_gt(input->seq, last[input->uid]);
 		last[input->uid] = input->seq;
 		jobs_set_state(&jobs, input, INPUT_RUNNING, false);
 	}
-	cr_assert_null(jobs_next(&jobs));
+	cr_assert_null(jobs_next(&jobs, NULL, NULL));
 	struct input *first = jobs_find(&jobs, 101), *second = jobs_find(&jobs, 102);
 	jobs_set_state(&jobs, second, INPUT_QUEUED, false);
 	jobs_set_state(&jobs, first, INPUT_QUEUED, false);
-	cr_assert_eq(jobs_next(&jobs), first, "a job that is queued again keeps its place");
+	cr_assert_eq(jobs_next(&jobs, NULL, NULL), first, "a job that is queued again keeps its place");
 	jobs_forget(&jobs, first);
-	cr_assert_eq(jobs_next(&jobs), second);
+	cr_assert_eq(jobs_next(&jobs, NULL, NULL), second);
 	jobs_finish(&jobs);
 }
 

@@ -55,7 +55,7 @@ switches ''
 wait_for "$mnt/out/p$n.glb" 300 # hung once: tried again
 switches "hang only=p$((n + 1)).png"
 picture
-poisoned 'given up after it ended the worker 3 times: the worker gave no sign of life for 1 s'
+poisoned 'given up after the device failed 2 times: the worker gave no sign of life for 1 s'
 switches oom
 picture
 poisoned 'out of memory: [0-9]+ bytes'
