@@ -71,7 +71,7 @@ CUDA_OBJ := $(patsubst %,$(BUILD)/obj/%.o,$(CUDA_SRC)) $(patsubst %,$(BUILD)/obj
 MODEL_LIB := $(BUILD)/libtrellis.a
 FS_LIB := $(BUILD)/libtrellisfs.a
 OBJ = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
-TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser fscore) \
+TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm fscore) \
 	$(foreach p,fake missing none,$(BUILD)/tests/plugins/$(p)/trellis-cuda.so)
 FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 PROGRAMS := $(if $(CLI_SRC),$(BUILD)/trellis) $(if $(wildcard fs/main.c),$(BUILD)/trellisfs)
@@ -136,7 +136,7 @@ $(BUILD)/tests/test_fs_%: $(BUILD)/obj/tests/test_fs_%.o $(FS_LIB)
 	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS) $(CRITERION)
 
 # Stands in for `trellis worker` in the daemon's tests.
-$(BUILD)/tests/fake_worker $(BUILD)/tests/mount_tool $(BUILD)/tests/mount_exerciser: $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(FS_LIB)
+$(BUILD)/tests/fake_worker $(BUILD)/tests/mount_tool $(BUILD)/tests/mount_exerciser $(BUILD)/tests/mount_storm: $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(FS_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS)
 

@@ -70,14 +70,19 @@ static int truncate_node(struct fs *fs, struct tree_node *node, int fd, int64_t 
 	return 0;
 }
 
+/* Removed or replaced, and its content with it, while the kernel or a holder of its handle was on the way here. */
+static bool is_gone(const struct fs *fs, const struct tree_node *node)
+{
+	return !node->parent && node->n_open == 0 && fs->publication.node != node->id;
+}
+
 int files_open_node(struct fs *fs, struct tree_node *node, int flags, struct handle **out)
 {
 	bool writer = (flags & O_ACCMODE) != O_RDONLY;
 	if (node->area == AREA_OUT && (writer || flags & O_TRUNC))
 		return EACCES;
-	/* Removed or replaced while the kernel was on its way here, and its content is gone: the kernel looks again. */
-	if (!node->parent && node->n_open == 0 && fs->publication.node != node->id)
-		return ESTALE;
+	if (is_gone(fs, node))
+		return ESTALE; /* the kernel looks again */
 	struct handle *handle = calloc(1, sizeof *handle);
 	if (!handle)
 		return ENOMEM;
@@ -289,6 +294,8 @@ static int set_file_size(struct fs *fs, struct tree_node *node, struct handle *h
 		return S_ISDIR(node->mode) ? EISDIR : EINVAL;
 	if (node->area == AREA_OUT)
 		return EACCES;
+	if (is_gone(fs, node))
+		return ESTALE; /* else the bytes would count for ever, and have no name */
 	bool opened = node->fd < 0;
 	int fd = opened ? state_content_open(&fs->state, node->id, O_RDWR | O_CREAT) : node->fd;
 	if (fd < 0)

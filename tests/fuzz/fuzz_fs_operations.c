@@ -3,6 +3,7 @@
 #include "files.h"
 #include "names.h"
 #include "options.h"
+#include "seeds.h"
 #include "xattrs.h"
 
 #include <fcntl.h>
@@ -10,7 +11,15 @@
 #include <string.h>
 #include <unistd.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+/* A file is created, unlinked, closed, and then truncated by its bare id. */
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	static const char gone[] =
+		"@\5\0\306\224=\10]\300:u?;\301\1\0\0\0\0\0\3\373\301\301\301\301\301\301\301\233\233\204]]"
+		"\3000\n\233\233\204]\332}\300:?;\301\301\301\301\301\301\301\301\301\301\301\301\301";
+	seeds_write(seeds_corpus(*argc, *argv), "gone", gone, sizeof gone - 1);
+	return 0;
+}
 
 enum { HANDLES = 4 };
 

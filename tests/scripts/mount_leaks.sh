@@ -16,7 +16,6 @@ run_jobs() {
 		for i in $(seq 10); do
 			echo "seed = $((made + i))" >"$mnt/config"
 			cp "$picture" "$mnt/in/$i.png"
-			setfattr -n user.trellis.submit -v 1 "$mnt/in/$i.png"
 		done
 		made=$((made + 10))
 		for _ in $(seq 6000); do

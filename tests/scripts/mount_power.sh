@@ -81,11 +81,13 @@ for round in $(seq "${ROUNDS:-3}"); do
 	set +m
 	sleep "$((RANDOM % 3)).$((RANDOM % 10))"
 	"$tool" power-off "$disk" || fail "no power-off"
-	kill -9 $daemon -- -$writer 2>/dev/null
+	kill -9 $daemon
+	kill -9 -- -$writer 2>/dev/null
 	while pgrep -g $writer >/dev/null; do sleep 0.01; done
 	while kill -0 $daemon 2>/dev/null; do sleep 0.01; done
 	umount "$mnt" 2>/dev/null || fusermount3 -u -z "$mnt"
-	for _ in $(seq 100); do umount "$disk" 2>/dev/null && break || sleep 0.1; done
+	for _ in $(seq 300); do umount "$disk" 2>/dev/null && break || sleep 0.1; done
+	mountpoint -q "$disk" && { fail "round $round: something holds the state directory: $(fuser -vm "$disk" 2>&1)"; break; }
 	mount -o loop "$image" "$disk" || { fail "round $round: the ext4 cannot be mounted again"; break; }
 	mount_start
 	doubt=
