@@ -28,13 +28,15 @@ endif
 override LDFLAGS += -pthread
 
 # criterion's library and ThreadSanitizer want the same addresses; libgomp is not instrumented, so its barriers are unknown
-# there: a build for threads has a small criterion of its own and no OpenMP.
+# there: a build for threads has a small criterion of its own and no OpenMP. So has one where criterion is not installed.
 CRITERION := -lcriterion
 OPENMP := -fopenmp
-ifneq ($(findstring thread,$(SANITIZE)),)
+ifneq ($(findstring thread,$(SANITIZE))$(if $(wildcard /usr/include/criterion/criterion.h),,none),)
 CRITERION :=
-OPENMP := -Wno-unknown-pragmas -Wno-unused-variable -Wno-unused-parameter
 override CFLAGS += -Itests/tsan
+endif
+ifneq ($(findstring thread,$(SANITIZE)),)
+OPENMP := -Wno-unknown-pragmas -Wno-unused-variable -Wno-unused-parameter
 endif
 
 # pkg-config is asked only when something is compiled, so that `make help` and `make deps` work on a bare machine.
@@ -71,12 +73,13 @@ CUDA_OBJ := $(patsubst %,$(BUILD)/obj/%.o,$(CUDA_SRC)) $(patsubst %,$(BUILD)/obj
 MODEL_LIB := $(BUILD)/libtrellis.a
 FS_LIB := $(BUILD)/libtrellisfs.a
 OBJ = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
-TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm fscore) \
+TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm fscore \
+	random_model) \
 	$(foreach p,fake missing none,$(BUILD)/tests/plugins/$(p)/trellis-cuda.so)
 FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 PROGRAMS := $(if $(CLI_SRC),$(BUILD)/trellis) $(if $(wildcard fs/main.c),$(BUILD)/trellisfs)
 
-.PHONY: help deps all check test bench demo install format lint fuzz asan tsan
+.PHONY: help deps all check test check-gpu bench-gpu bench demo install format lint fuzz asan tsan
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -118,7 +121,7 @@ $(BUILD)/trellis-cuda.so: $(CUDA_OBJ)
 # The compiler's report on registers and memory is kept beside each object: tests/scripts/cuda_resources.sh reads it.
 $(BUILD)/obj/%.cu.o: %.cu
 	@mkdir -p $(@D)
-	$(NVCC) -O3 -std=c++17 -lineinfo $(call CUDA_GENCODE,$*) -Xptxas -v -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
+	$(NVCC) -O3 -std=c++17 -lineinfo $(CUDA_DEFINES) $(call CUDA_GENCODE,$*) -Xptxas -v -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
 		-MMD -MP -c -o $@ $< 2>$@.log || { cat $@.log >&2; exit 1; }
 	@grep -E 'warning|error' $@.log >&2 || true
 
@@ -144,7 +147,7 @@ $(BUILD)/examples/%: $(BUILD)/obj/examples/%.o $(MODEL_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS)
 
-$(BUILD)/tests/fscore: $(BUILD)/obj/tests/fscore.o $(MODEL_LIB)
+$(BUILD)/tests/fscore $(BUILD)/tests/random_model: $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(MODEL_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS)
 
@@ -179,6 +182,14 @@ test: ## set up the machine, build, run every test that needs no GPU
 	@echo "building the programs and their tests"
 	@$(MAKE) -s --no-print-directory -j$(NPROC) all $(TESTS)
 	@tests/run.sh $(BUILD) all
+
+GPU_TESTS := $(BUILD)/tests/test_kernels $(BUILD)/tests/test_kernels_extract $(BUILD)/tests/random_model
+
+check-gpu: all $(GPU_TESTS) ## everything that needs an NVIDIA GPU: kernels, reference cases, probe, real faults; no network
+	@tests/gpu/check.sh $(BUILD)
+
+bench-gpu: all $(GPU_TESTS) ## the stage table, kernels, loading, memory and whole jobs on an NVIDIA GPU
+	@tests/gpu/bench.sh $(BUILD)
 
 bench: all $(TESTS) ## benchmarks (ratios inside one run)
 	@tests/bench.sh $(BUILD)
