@@ -23,6 +23,43 @@ bool cuda_check(struct backend *b, cudaError_t e, const char *what)
 	return false;
 }
 
+/* ---- what waits ---- */
+
+void cuda_settle(struct backend *b)
+{
+	struct cuda *c = cuda_of(b);
+	struct pending p = c->pending;
+	if (!p.is_set)
+		return;
+	c->pending.is_set = false;
+	if (!b->failed)
+		cuda_check(b, launch_finish(&c->launch, p.y, p.sums, &p.fused), "product");
+}
+
+/* The part of what is pending whose result is x, which must be all of it or its first or last rows; the rest goes on
+ * waiting. False: x is something else. */
+static bool pending_take(struct cuda *c, struct tensor x, struct pending *part)
+{
+	struct pending *p = &c->pending, rest;
+	if (!p->is_set || x.dtype != p->y.dtype || x.stride != p->y.stride || x.cols != p->y.cols)
+		return false;
+	int64_t bytes = x.stride * (int64_t)dtype_size(x.dtype), offset = (char *)x.data - (char *)p->y.data;
+	int64_t first = offset / bytes, last = first + x.rows;
+	if (offset < 0 || offset % bytes || last > p->y.rows || (first > 0 && last < p->y.rows))
+		return false;
+	*part = rest = *p;
+	part->y = x;
+	part->sums = tensor_rows(p->sums, first, x.rows);
+	part->fused.residual = tensor_rows(p->fused.residual, first, x.rows);
+	int64_t begin = first > 0 ? 0 : last, count = p->y.rows - x.rows;
+	rest.is_set = count > 0;
+	rest.y = tensor_rows(p->y, begin, count);
+	rest.sums = tensor_rows(p->sums, begin, count);
+	rest.fused.residual = tensor_rows(p->fused.residual, begin, count);
+	*p = rest;
+	return true;
+}
+
 /* ---- memory ---- */
 
 void *cuda_alloc(struct backend *b, size_t bytes)
@@ -51,12 +88,14 @@ void *cuda_alloc(struct backend *b, size_t bytes)
 
 void cuda_free(struct backend *b, void *p)
 {
+	cuda_settle(b);
 	if (p)
 		cudaFreeAsync(p, cuda_of(b)->launch.stream); /* a fault is told by what comes next */
 }
 
 static void cuda_sync(struct backend *b)
 {
+	cuda_settle(b);
 	if (!b->failed)
 		cuda_check(b, cudaStreamSynchronize(cuda_of(b)->launch.stream), "computing");
 }
@@ -93,6 +132,7 @@ static void copy_parallel(char *to, const char *from, size_t bytes)
 
 void cuda_upload_bytes(struct backend *b, void *device, const void *host, size_t bytes)
 {
+	cuda_settle(b);
 	for (size_t done = 0; done < bytes && !b->failed;) {
 		size_t n = bytes - done < STAGING_BYTES ? bytes - done : STAGING_BYTES;
 		struct staging *slot;
@@ -118,7 +158,7 @@ void cuda_download_bytes(struct backend *b, void *host, const void *device, size
 	} flying[STAGING_SLOTS];
 	size_t asked = 0, done = 0;
 	int head = 0, count = 0;
-	cudaStream_t stream = cuda_of(b)->launch.stream;
+	cudaStream_t stream = cuda_launch(b)->stream;
 
 	while (done < bytes && !b->failed) {
 		while (asked < bytes && count < STAGING_SLOTS) {
@@ -191,7 +231,7 @@ static void cuda_upload_i32(struct backend *b, struct tensor y, const int32_t *h
 	else
 		cuda_check(b,
 			cudaMemcpy2DAsync(y.data, (size_t)y.stride * 4, host, (size_t)y.cols * 4, (size_t)y.cols * 4,
-				(size_t)y.rows, cudaMemcpyHostToDevice, cuda_of(b)->launch.stream),
+				(size_t)y.rows, cudaMemcpyHostToDevice, cuda_launch(b)->stream),
 			"uploading");
 }
 
@@ -203,7 +243,7 @@ static void cuda_download_i32(struct backend *b, int32_t *host, struct tensor x)
 	}
 	cuda_check(b,
 		cudaMemcpy2DAsync(host, (size_t)x.cols * 4, x.data, (size_t)x.stride * 4, (size_t)x.cols * 4,
-			(size_t)x.rows, cudaMemcpyDeviceToHost, cuda_of(b)->launch.stream),
+			(size_t)x.rows, cudaMemcpyDeviceToHost, cuda_launch(b)->stream),
 		"downloading");
 	cuda_sync(b);
 }
@@ -222,8 +262,14 @@ static struct fused_norm fused_norm_of(const struct norm *n)
 
 static void cuda_layer_norm(struct backend *b, struct tensor y, struct tensor x, const struct norm *n)
 {
+	struct cuda *c = cuda_of(b);
 	struct fused_norm f = fused_norm_of(n);
-	cuda_check(b, launch_layer_norm(cuda_launch(b), y, x, &f), "layer norm");
+	struct pending p;
+	if (c->pending.is_set && launch_finish_norm_fits(y, x, c->pending.sums, &c->pending.fused, &f) &&
+		pending_take(c, x, &p))
+		cuda_check(b, launch_finish_norm(&c->launch, y, x, p.sums, &p.fused, &f), "layer norm");
+	else
+		cuda_check(b, launch_layer_norm(cuda_launch(b), y, x, &f), "layer norm");
 }
 
 static void cuda_group_norm(struct backend *b, struct tensor y, struct tensor x, int groups, const struct norm *n)
@@ -286,6 +332,13 @@ static void cuda_activate(struct backend *b, struct tensor y, struct tensor x, e
 
 static void cuda_add(struct backend *b, struct tensor y, struct tensor a, struct tensor x)
 {
+	struct cuda *c = cuda_of(b);
+	struct pending p;
+	if (y.data == a.data && x.rows == 1 && x.dtype == DTYPE_F32 && pending_take(c, y, &p)) {
+		p.fused.row = x.data;
+		cuda_check(b, launch_finish(&c->launch, p.y, p.sums, &p.fused), "add");
+		return;
+	}
 	cuda_check(b, launch_add(cuda_launch(b), y, a, x), "add");
 }
 
@@ -337,8 +390,10 @@ static void cuda_coords_up(struct backend *b, struct tensor children, struct ten
 static void cuda_destroy(struct backend *b)
 {
 	struct cuda *c = cuda_of(b);
+	c->pending.is_set = false;
 	scratch_finish(b);
 	cuda_product_finish(c);
+	cuda_free(b, c->sums);
 	cuda_free(b, c->workspace);
 	for (int i = 0; i < STAGING_SLOTS; i++)
 		if (c->staging[i].data) {

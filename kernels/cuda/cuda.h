@@ -36,12 +36,23 @@ struct plan {
 	cublasLtMatmulAlgo_t algorithm;
 };
 
+/* y = residual + gate * sums of a product just made, not computed yet: a layer norm of y, which mostly comes next, takes
+ * it along in its own pass. Whatever else comes first has it done before (cuda_launch), so nobody sees the difference. */
+struct pending {
+	bool is_set;
+	struct tensor y, sums;
+	struct fused fused;
+};
+
 struct cuda {
 	struct backend base;
 	int ordinal;
 	struct launch launch;
 	cublasLtHandle_t blas;
 	void *workspace;
+	struct pending pending;
+	void *sums; /* of the pending product; grows */
+	size_t sums_bytes;
 	struct staging staging[STAGING_SLOTS];
 	int next_staging;
 	struct plan plans[MAX_PLANS];
@@ -65,8 +76,13 @@ static inline struct cuda *cuda_of(struct backend *b)
 	return c;
 }
 
+/* Compute what is pending. */
+void cuda_settle(struct backend *b);
+
+/* For kernels that read or write tensors: what came before is enqueued when this returns. */
 static inline const struct launch *cuda_launch(struct backend *b)
 {
+	cuda_settle(b);
 	return &cuda_of(b)->launch;
 }
 

@@ -172,6 +172,30 @@ static struct fused fused_of(const struct epilogue *e)
 		.bias = cuda_vector(e->bias), .act = e->act, .gate = e->gate.data, .residual = e->residual};
 }
 
+/* The sums are made now, what follows them waits for the next op. They lie in memory of their own, because scratch may be
+ * taken by then. */
+static void defer(
+	struct cuda *c, struct tensor y, struct tensor x, const struct cuda_weight *w, const struct epilogue *e)
+{
+	struct backend *b = &c->base;
+	struct tensor sums = {.dtype = b->act, .rows = y.rows, .cols = y.cols, .stride = y.cols};
+	size_t bytes = (size_t)(y.rows * y.cols) * dtype_size(b->act);
+	if (bytes > c->sums_bytes) {
+		cuda_free(b, c->sums);
+		c->sums_bytes = 0;
+		c->sums = cuda_alloc(b, bytes);
+		if (!c->sums)
+			return;
+		c->sums_bytes = bytes;
+	}
+	sums.data = c->sums;
+	product(c, sums, x, w, false, e->bias, ACT_NONE, TENSOR_NONE);
+	if (b->failed)
+		return;
+	c->pending = (struct pending){.is_set = true, .y = y, .sums = sums, .fused = fused_of(e)};
+	c->pending.fused.bias = NULL;
+}
+
 void cuda_linear(
 	struct backend *b, struct tensor y, struct tensor x, const struct weight *base, const struct epilogue *e)
 {
@@ -181,6 +205,7 @@ void cuda_linear(
 	enum dtype type = exact ? DTYPE_F32 : b->act;
 	size_t mark = scratch_mark(b);
 
+	cuda_settle(b);
 	x = cuda_as(b, x, type, false);
 	bool can_act = e->act == ACT_NONE || (e->act == ACT_GELU_TANH && !exact && !e->residual.data);
 	bool can_add = !e->residual.data || e->residual.dtype == y.dtype;
@@ -188,6 +213,8 @@ void cuda_linear(
 	if (can_act && can_add && can_store && !e->gate.data) {
 		if (!b->failed)
 			product(c, y, x, w, exact, e->bias, e->act, e->residual);
+	} else if (!exact && e->act == ACT_NONE && e->gate.data && e->residual.data) {
+		defer(c, y, x, w, e);
 	} else {
 		struct tensor sums = scratch_new_as(b, type, y.rows, y.cols);
 		struct fused rest = fused_of(e);

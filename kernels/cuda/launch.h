@@ -22,12 +22,13 @@ struct launch {
 	bool force_mma; /* leave out what only one architecture has, so that the common path can be tried there */
 };
 
-/* struct epilogue with device pointers: y = residual + gate * act(sum + bias). */
+/* struct epilogue with device pointers: y = residual + gate * act(sum + bias) + row. */
 struct fused {
 	const float *bias; /* [out] or NULL */
 	enum activation act;
 	const float *gate;	/* [out] or NULL */
 	struct tensor residual; /* as y, or data NULL; may be y */
+	const float *row;	/* [out] or NULL; only launch_finish looks at it */
 };
 
 /* struct norm with device pointers. */
@@ -54,6 +55,11 @@ cudaError_t launch_pixel_shuffle(const struct launch *l, struct tensor y, struct
 
 /* norm.cu */
 cudaError_t launch_layer_norm(const struct launch *l, struct tensor y, struct tensor x, const struct fused_norm *n);
+/* x = residual + gate * sums, and y = the layer norm of x, where _fits says so: f has just these two. */
+bool launch_finish_norm_fits(
+	struct tensor y, struct tensor x, struct tensor sums, const struct fused *f, const struct fused_norm *n);
+cudaError_t launch_finish_norm(const struct launch *l, struct tensor y, struct tensor x, struct tensor sums,
+	const struct fused *f, const struct fused_norm *n);
 /* partial: f32 room, launch_group_norm_room() numbers */
 int64_t launch_group_norm_room(struct tensor x, int groups);
 cudaError_t launch_group_norm(const struct launch *l, struct tensor y, struct tensor x, int groups,

@@ -32,26 +32,15 @@ template <int V> __device__ __forceinline__ void affine(float (&v)[V], const str
 
 /* ---- layer norm ---- */
 
-/* y[r,:] = affine((x[r,:] - mean) / sqrt(var + eps))
- *   x, y [rows, cols], may alias; G: groups of 8 columns a lane keeps, cols <= 256 G
- *   launch: a warp a row;  cost: reads x once, writes y once */
-template <int G>
-__global__ void __launch_bounds__(32 * WARPS) layer_norm_kernel(view y, view x, int64_t rows, int cols, fused_norm n)
+/* v[g] = the normalised row whose groups of 8 columns this warp holds; columns (32 g + lane) 8. */
+template <int G> __device__ __forceinline__ void normalise(float (&v)[G][8], int cols, int lane, float eps)
 {
-	int64_t r = blockIdx.x * (int64_t)WARPS + threadIdx.x / 32;
-	int lane = threadIdx.x % 32;
-	float v[G][8], sum = 0, squares = 0;
-	if (r >= rows)
-		return;
+	float sum = 0, squares = 0;
 #pragma unroll
-	for (int g = 0; g < G; g++) {
-		int c = (g * 32 + lane) * 8;
-		if (c < cols) {
-			load<8>(v[g], x.at(r, c), x.dtype);
+	for (int g = 0; g < G; g++)
+		if ((g * 32 + lane) * 8 < cols)
 			for (int i = 0; i < 8; i++)
 				sum += v[g][i];
-		}
-	}
 	float mean = warp_sum(sum) / (float)cols;
 #pragma unroll
 	for (int g = 0; g < G; g++)
@@ -60,13 +49,70 @@ __global__ void __launch_bounds__(32 * WARPS) layer_norm_kernel(view y, view x, 
 				v[g][i] -= mean;
 				squares = fmaf(v[g][i], v[g][i], squares);
 			}
-	float scale = 1 / sqrtf(warp_sum(squares) / (float)cols + n.eps);
+	float scale = 1 / sqrtf(warp_sum(squares) / (float)cols + eps);
+#pragma unroll
+	for (int g = 0; g < G; g++)
+		for (int i = 0; i < 8; i++)
+			v[g][i] *= scale;
+}
+
+/* y[r,:] = affine((x[r,:] - mean) / sqrt(var + eps))
+ *   x, y [rows, cols], may alias; G: groups of 8 columns a lane keeps, cols <= 256 G
+ *   launch: a warp a row;  cost: reads x once, writes y once */
+template <int G>
+__global__ void __launch_bounds__(32 * WARPS) layer_norm_kernel(view y, view x, int64_t rows, int cols, fused_norm n)
+{
+	int64_t r = blockIdx.x * (int64_t)WARPS + threadIdx.x / 32;
+	int lane = threadIdx.x % 32;
+	float v[G][8];
+	if (r >= rows)
+		return;
+#pragma unroll
+	for (int g = 0; g < G; g++)
+		if ((g * 32 + lane) * 8 < cols)
+			load<8>(v[g], x.at(r, (g * 32 + lane) * 8), x.dtype);
+	normalise<G>(v, cols, lane, n.eps);
 #pragma unroll
 	for (int g = 0; g < G; g++) {
 		int c = (g * 32 + lane) * 8;
 		if (c < cols) {
+			affine<8>(v[g], n, c);
+			store<8>(y.at(r, c), y.dtype, v[g]);
+		}
+	}
+}
+
+/* x[r,:] = residual[r,:] + gate * sums[r,:], then y = layer norm of x: what follows a gated product, in one pass. The
+ * norm sees x as it was stored, so that the result is that of the two passes. */
+template <int G>
+__global__ void __launch_bounds__(32 * WARPS) finish_norm_kernel(
+	view y, view x, view residual, view sums, const float *gate, int64_t rows, int cols, fused_norm n)
+{
+	int64_t r = blockIdx.x * (int64_t)WARPS + threadIdx.x / 32;
+	int lane = threadIdx.x % 32;
+	float v[G][8];
+	if (r >= rows)
+		return;
+#pragma unroll
+	for (int g = 0; g < G; g++) {
+		int c = (g * 32 + lane) * 8;
+		if (c < cols) {
+			float sum[8], factor[8];
+			load<8>(v[g], residual.at(r, c), residual.dtype);
+			load<8>(sum, sums.at(r, c), sums.dtype);
+			load<8>(factor, gate + c);
 			for (int i = 0; i < 8; i++)
-				v[g][i] *= scale;
+				v[g][i] = fmaf(factor[i], sum[i], v[g][i]);
+			store<8>(x.at(r, c), x.dtype, v[g]);
+			for (int i = 0; i < 8; i++)
+				v[g][i] = as_stored(v[g][i], x.dtype);
+		}
+	}
+	normalise<G>(v, cols, lane, n.eps);
+#pragma unroll
+	for (int g = 0; g < G; g++) {
+		int c = (g * 32 + lane) * 8;
+		if (c < cols) {
 			affine<8>(v[g], n, c);
 			store<8>(y.at(r, c), y.dtype, v[g]);
 		}
@@ -118,6 +164,22 @@ cudaError_t launch_layer_norm(const struct launch *l, struct tensor y, struct te
 			kernel = layer_norm_kernel<8>;
 	}
 	kernel<<<row_blocks(x.rows), 32 * WARPS, 0, l->stream>>>(view_of(y), view_of(x), x.rows, (int)x.cols, *n);
+	return cudaGetLastError();
+}
+
+bool launch_finish_norm_fits(struct tensor y, struct tensor x, struct tensor sums, const struct fused *f,
+	const struct fused_norm *n)
+{
+	return is_wide(y) && is_wide(x) && is_wide(sums) && is_wide(f->residual) && is_wide(f->gate) && is_wide(n) &&
+	       x.cols <= 1024 && f->gate && f->residual.data && !f->bias && !f->row && f->act == ACT_NONE;
+}
+
+cudaError_t launch_finish_norm(const struct launch *l, struct tensor y, struct tensor x, struct tensor sums,
+	const struct fused *f, const struct fused_norm *n)
+{
+	auto *kernel = x.cols <= 256 ? finish_norm_kernel<1> : x.cols <= 512 ? finish_norm_kernel<2> : finish_norm_kernel<4>;
+	kernel<<<row_blocks(x.rows), 32 * WARPS, 0, l->stream>>>(
+		view_of(y), view_of(x), view_of(f->residual), view_of(sums), f->gate, x.rows, (int)x.cols, *n);
 	return cudaGetLastError();
 }
 

@@ -3,11 +3,11 @@
  * accesses, else one. */
 #include "vector.cuh"
 
-/* ---- y = residual + gate * act(sums + bias) ---- */
+/* ---- y = residual + gate * act(sums + bias) + row ---- */
 
 template <int V>
 __global__ void __launch_bounds__(256) finish_kernel(view y, view x, view residual, int64_t rows,
-	int64_t cols, const float *bias, const float *gate, enum activation act)
+	int64_t cols, const float *bias, const float *gate, enum activation act, const float *row)
 {
 	FOR_EACH_GROUP(V, rows, cols, r, c)
 	{
@@ -30,17 +30,23 @@ __global__ void __launch_bounds__(256) finish_kernel(view y, view x, view residu
 			for (int i = 0; i < V; i++)
 				v[i] += other[i];
 		}
+		if (row) {
+			load<V>(other, row + c);
+			for (int i = 0; i < V; i++)
+				v[i] += other[i];
+		}
 		store<V>(y.at(r, c), y.dtype, v);
 	}
 }
 
 cudaError_t launch_finish(const struct launch *l, struct tensor y, struct tensor sums, const struct fused *f)
 {
-	bool wide = is_wide(y) && is_wide(sums) && is_wide(f->residual) && is_wide(f->bias) && is_wide(f->gate);
+	bool wide = is_wide(y) && is_wide(sums) && is_wide(f->residual) && is_wide(f->bias) && is_wide(f->gate) &&
+		    is_wide(f->row);
 	auto *kernel = wide ? finish_kernel<8> : finish_kernel<1>;
 	unsigned blocks = wide ? group_blocks<8>(l, y.rows, y.cols) : group_blocks<1>(l, y.rows, y.cols);
 	kernel<<<blocks, 256, 0, l->stream>>>(
-		view_of(y), view_of(sums), view_of(f->residual), y.rows, y.cols, f->bias, f->gate, f->act);
+		view_of(y), view_of(sums), view_of(f->residual), y.rows, y.cols, f->bias, f->gate, f->act, f->row);
 	return cudaGetLastError();
 }
 

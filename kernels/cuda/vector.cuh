@@ -88,6 +88,14 @@ template <int V> __device__ __forceinline__ void store(char *p, enum dtype dtype
 	}
 }
 
+/* x after it was stored and read again */
+__device__ __forceinline__ float as_stored(float x, enum dtype dtype)
+{
+	return dtype == DTYPE_F32   ? x
+	       : dtype == DTYPE_F16 ? __half2float(__float2half_rn(x))
+				    : __bfloat162float(__float2bfloat16_rn(x));
+}
+
 /* Number of blocks of 256 threads for a loop over groups of V columns of every row (FOR_EACH_GROUP). */
 template <int V> static inline unsigned group_blocks(const struct launch *l, int64_t rows, int64_t cols)
 {
