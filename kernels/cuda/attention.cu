@@ -189,5 +189,7 @@ cudaError_t launch_attention(const struct launch *l, struct tensor y, struct ten
 	bool has_mma = d == 16 || d == 32 || d == 64 || d == 128;
 	if (y.dtype == DTYPE_F32 || !aligned || !has_mma)
 		return attention_simple(l, &a);
+	if (d == 64 && !windowed && l->capability == 90 && !l->force_mma)
+		return attention_hopper(l, &a);
 	return attention_mma(l, &a);
 }

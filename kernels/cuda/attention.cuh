@@ -136,11 +136,11 @@ template <int N> __device__ __forceinline__ bool running_exponents(float (&x)[N]
 	return moved;
 }
 
-/* Exponents [FROM, TO) become weights. */
-template <int FROM, int TO, int N> __device__ __forceinline__ void running_weights(float (&x)[N], struct running &r)
+/* Exponents become weights. */
+template <int N> __device__ __forceinline__ void running_weights(float (&x)[N], struct running &r)
 {
 #pragma unroll
-	for (int i = FROM; i < TO; i++) {
+	for (int i = 0; i < N; i++) {
 		x[i] = exp2_fast(x[i]);
 		r.sum[i / 2 % 2] += x[i];
 	}

@@ -186,7 +186,7 @@ __device__ __forceinline__ void attend(struct rows_state<S> &w, float (&s)[S::TI
 #pragma unroll
 			for (int i = 0; i < S::D / 2; i++)
 				w.result[t][i] *= w.softmax[t].shrink[i / 2 % 2];
-		running_weights<0, S::KEYS / 2>(s[t], w.softmax[t]);
+		running_weights(s[t], w.softmax[t]);
 	}
 	add_values<S, T>(w, s, values, lane);
 }

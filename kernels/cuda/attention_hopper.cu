@@ -1,0 +1,487 @@
+/* attention_hopper.cu - attention on sm_90a: head size 64, f16 or bf16, no windows.
+ *   launch: one block a multiprocessor that takes one tile of queries after the other. Three groups of four warps have 64
+ *   queries each; one thread of a fourth group copies tiles of queries, keys and values into shared memory (the bulk copy
+ *   engine), in steps that are full or empty by barriers.
+ *   A group multiplies with wgmma: S = Q K^T with both in shared memory, O += P V with P in registers. While the tensor
+ *   cores work on step j's scores and step j - 1's results, the other groups take exponentials: groups start their
+ *   products in turns. (What FlashAttention-3, arXiv 2407.08608, does, with the base of attention.cuh.)
+ *   Rows are independent: which block has them changes nothing in the results. */
+#include "attention.cuh"
+
+#include <cuda.h>
+
+enum {
+	D = 64,
+	GROUPS = 3,	      /* that compute */
+	KEYS = 128,	      /* a step */
+	STAGES = 4,	      /* steps in the ring */
+	ROW = 2 * D,	      /* bytes */
+	Q_TILE = 64 * ROW,    /* of one group */
+	KV_TILE = KEYS * ROW, /* of keys or of values */
+	STAGE = 2 * KV_TILE,
+	BARRIERS = 2 * GROUPS + 2 * STAGES,
+	SHARED = 1024 + GROUPS * Q_TILE + STAGES * STAGE + 8 * BARRIERS, /* tiles start at multiples of 1024 */
+	THREADS = 128 * (GROUPS + 1),
+};
+static_assert(SHARED <= 227 * 1024, "more than a block can have");
+static_assert(GROUPS == 3, "share of registers below: 65536 = 128 (3 x 160 + 32)");
+
+/* Tiles of queries, in units of 64 rows: of each head and part first `wide` tiles of three units, then `narrow` ones of
+ * two. Wide tiles are faster, narrow ones even out what the multiprocessors get. */
+struct tiles {
+	int units, wide, narrow, heads, all_wide, all;
+};
+
+struct tile {
+	int first, width, head, part; /* first query; units */
+};
+
+__device__ __forceinline__ struct tile tile_at(const struct tiles &t, int i)
+{
+	bool is_wide = i < t.all_wide;
+	int j = is_wide ? i : i - t.all_wide, count = is_wide ? t.wide : t.narrow, at = j % count;
+	int first = is_wide ? 3 * at : 3 * t.wide + 2 * at, width = min(is_wide ? 3 : 2, t.units - first);
+
+	return {64 * first, width, j / count % t.heads, j / count / t.heads};
+}
+
+__device__ __forceinline__ void barrier_init(uint32_t barrier, int arrivals)
+{
+	asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+__device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes)
+{
+	asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier)
+{
+	asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/* May wait a little. */
+__device__ __forceinline__ bool barrier_try(uint32_t barrier, int phase)
+{
+	int done;
+
+	asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
+		     : "=r"(done)
+		     : "r"(barrier), "r"(phase)
+		     : "memory");
+	return done;
+}
+
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, int phase, bool passed = false)
+{
+	asm volatile(
+		"{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p bra DONE_%=;\nAGAIN_%=:\n"
+		"mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@!p bra AGAIN_%=;\nDONE_%=:\n}" ::"r"(barrier),
+		"r"(phase), "r"((int)passed)
+		: "memory");
+}
+
+/* Rows of one head of one part into shared memory, swizzled; rows past the part's end become zeros. */
+__device__ __forceinline__ void copy_tile(
+	uint32_t to, const CUtensorMap *map, uint32_t barrier, int head, int row, int part)
+{
+	asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+		     "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
+		     "l"(map), "r"(0), "r"(head), "r"(row), "r"(part), "r"(barrier)
+		     : "memory");
+}
+
+/* Describes a tile of 128-byte rows to wgmma: swizzled by 128 bytes, 1024 bytes from 8 rows to the next 8. The low half is
+ * the address in units of 16 bytes and may be moved on. */
+__device__ __forceinline__ uint32_t operand(uint32_t tile)
+{
+	return (tile >> 4 & 0x3fff) | 1u << 16;
+}
+
+__device__ __forceinline__ uint64_t whole(uint32_t operand)
+{
+	return (uint64_t)(1u << 30 | 1024 >> 4) << 32 | operand;
+}
+
+__device__ __forceinline__ void products_begin()
+{
+	asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void products_commit()
+{
+	asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+/* Until at most N of the committed groups are unfinished. */
+template <int N> __device__ __forceinline__ void products_wait()
+{
+	asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+}
+
+/* Keeps what computes x before, and what uses it after, this point: the compiler knows nothing of running products. */
+template <int N> __device__ __forceinline__ void pin(float (&x)[N])
+{
+#pragma unroll
+	for (int i = 0; i < N; i++)
+		asm volatile("" : "+f"(x[i])::"memory");
+}
+
+#define OUT4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define OUT16(d, i) OUT4(d, i), OUT4(d, i + 4), OUT4(d, i + 8), OUT4(d, i + 12)
+#define LIST32                                                                                                         \
+	"%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "    \
+	"%23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define LIST64                                                                                                         \
+	LIST32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, "     \
+	       "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+
+/* s[64, 128] = (add ? s : 0) + q[64, 16] k[128, 16]^T */
+template <typename T>
+__device__ __forceinline__ void multiply_scores(float (&s)[KEYS / 2], uint64_t q, uint64_t k, int add);
+/* o[64, 64] += p[64, 16] v[16, 64] */
+template <typename T> __device__ __forceinline__ void multiply_values(float (&o)[D / 2], const uint32_t *p, uint64_t v);
+
+#define MULTIPLY(T, NAME)                                                                                              \
+	template <>                                                                                                    \
+	__device__ __forceinline__ void multiply_scores<T>(float(&s)[KEYS / 2], uint64_t q, uint64_t k, int add)       \
+	{                                                                                                              \
+		asm volatile(                                                                                          \
+			"{ .reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." NAME     \
+			"." NAME " {" LIST64 "}, %64, %65, p, 1, 1, 0, 0; }"                                           \
+			: OUT16(s, 0), OUT16(s, 16), OUT16(s, 32), OUT16(s, 48)                                        \
+			: "l"(q), "l"(k), "r"(add));                                                                   \
+	}                                                                                                              \
+	template <>                                                                                                    \
+	__device__ __forceinline__ void multiply_values<T>(float(&o)[D / 2], const uint32_t *p, uint64_t v)            \
+	{                                                                                                              \
+		asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME " {" LIST32                   \
+			     "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"                                               \
+			     : OUT16(o, 0), OUT16(o, 16)                                                               \
+			     : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v));                                    \
+	}
+MULTIPLY(__half, "f16")
+MULTIPLY(__nv_bfloat16, "bf16")
+
+/* The compiler learns that all lanes have the same, and computes it once. */
+__device__ __forceinline__ uint32_t uniform(uint32_t x)
+{
+	return __shfl_sync(0xffffffffu, x, 0);
+}
+
+/* Addresses in shared memory. */
+struct places {
+	uint32_t q, ring, q_full, q_empty, full, empty;
+};
+
+__device__ __forceinline__ struct places places_in(void *shared)
+{
+	struct places at;
+
+	at.q = ((uint32_t)__cvta_generic_to_shared(shared) + 1023) & ~1023u;
+	at.q = uniform(at.q);
+	at.ring = at.q + GROUPS * Q_TILE;
+	at.q_full = at.ring + STAGES * STAGE;
+	at.q_empty = at.q_full + 8 * GROUPS;
+	at.full = at.q_empty + 8 * GROUPS;
+	at.empty = at.full + 8 * STAGES;
+	return at;
+}
+
+/* Where one is in the ring. */
+struct position {
+	int stage, phase;
+
+	__device__ __forceinline__ void next()
+	{
+		if (++stage == STAGES) {
+			stage = 0;
+			phase ^= 1;
+		}
+	}
+};
+
+/* Step i of a tile brings keys of tile i and values of tile i - 1. Tiles go from the last keys to the first. */
+static __device__ void produce(const struct attention &a, const struct tiles &t, const struct places &at,
+	const CUtensorMap *q_map, const CUtensorMap *k_map, const CUtensorMap *v_map)
+{
+	int steps = (a.keys + KEYS - 1) / KEYS, q_phase = 1;
+	struct position p = {0, 1};
+
+	for (int i = blockIdx.x; i < t.all; i += gridDim.x, q_phase ^= 1) {
+		struct tile tile = tile_at(t, i);
+		for (int g = 0; g < GROUPS; g++) {
+			barrier_wait(at.q_empty + 8 * g, q_phase);
+			barrier_expect(at.q_full + 8 * g, Q_TILE);
+			copy_tile(
+				at.q + g * Q_TILE, q_map, at.q_full + 8 * g, tile.head, tile.first + 64 * g, tile.part);
+		}
+		for (int j = 0; j <= steps; j++, p.next()) {
+			uint32_t full = at.full + 8 * p.stage, to = at.ring + p.stage * STAGE;
+			barrier_wait(at.empty + 8 * p.stage, p.phase);
+			barrier_expect(full, j == 0 || j == steps ? KV_TILE : STAGE);
+			if (j < steps)
+				copy_tile(to, k_map, full, tile.head, (steps - 1 - j) * KEYS, tile.part);
+			if (j > 0)
+				copy_tile(to + KV_TILE, v_map, full, tile.head, (steps - j) * KEYS, tile.part);
+		}
+	}
+}
+
+template <typename T> struct consumer {
+	struct places at;
+	struct position p;
+	int group, lane;
+	uint32_t q_operand, ring_operand;
+	float s[KEYS / 2], o[D / 2]; /* as in struct running */
+	uint32_t weights[KEYS / 4];
+	struct running softmax;
+
+	__device__ __forceinline__ void wait_step(bool ready = false)
+	{
+		barrier_wait(at.full + 8 * p.stage, p.phase, ready);
+	}
+	__device__ __forceinline__ void end_step()
+	{
+		if (lane == 0)
+			barrier_arrive(at.empty + 8 * p.stage);
+		p.next();
+	}
+	__device__ __forceinline__ void end_queries()
+	{
+		if (lane == 0)
+			barrier_arrive(at.q_empty + 8 * group);
+	}
+	/* Groups start their products one after the other: barrier 1 + g is group g's turn. */
+	__device__ __forceinline__ void wait_turn()
+	{
+		asm volatile("bar.sync %0, 256;" ::"r"(1 + group) : "memory");
+	}
+	__device__ __forceinline__ void pass_turn()
+	{
+		asm volatile("bar.arrive %0, 256;" ::"r"(group == GROUPS - 1 ? 1 : 2 + group) : "memory");
+	}
+	__device__ __forceinline__ void start_scores()
+	{
+		uint32_t k = ring_operand + p.stage * (STAGE / 16);
+#pragma unroll
+		for (int c = 0; c < D / 16; c++)
+			multiply_scores<T>(s, whole(q_operand + 2 * c), whole(k + 2 * c), c);
+		products_commit();
+	}
+	__device__ __forceinline__ void start_values()
+	{
+		uint32_t v = ring_operand + p.stage * (STAGE / 16) + KV_TILE / 16;
+#pragma unroll
+		for (int n = 0; n < KEYS / 16; n++)
+			multiply_values<T>(o, weights + 4 * n, whole(v + n * (16 * ROW / 16)));
+		products_commit();
+	}
+	__device__ __forceinline__ void pack_weights()
+	{
+#pragma unroll
+		for (int i = 0; i < KEYS / 4; i++)
+			weights[i] = packed<T>(s[2 * i], s[2 * i + 1]);
+	}
+	/* A group without queries in this tile keeps the others company. */
+	__device__ __forceinline__ void idle(int steps)
+	{
+		for (int j = 0; j <= steps; j++) {
+			wait_step();
+			if (j > 0 && j < steps) {
+				wait_turn();
+				pass_turn();
+			}
+			end_step();
+		}
+		end_queries();
+	}
+	/* All keys. left: keys in the first step, which is the last tile. */
+	__device__ __forceinline__ void attend(int steps, int left, float scale)
+	{
+#pragma unroll
+		for (int i = 0; i < D / 2; i++)
+			o[i] = 0.0f;
+		wait_step();
+		products_begin();
+		start_scores();
+		products_wait<0>();
+		pin(s);
+		end_step();
+		if (left < KEYS)
+#pragma unroll
+			for (int i = 0; i < KEYS / 2; i++)
+				if (8 * (i / 4) + 2 * (lane & 3) + i % 2 >= left)
+					s[i] = -INFINITY;
+		running_begin(s, softmax, scale);
+		running_weights(s, softmax);
+		pack_weights();
+		bool ready = barrier_try(at.full + 8 * p.stage, p.phase);
+		for (int j = 1; j < steps; j++) {
+			wait_step(ready);
+			wait_turn();
+			products_begin();
+			start_scores();
+			start_values();
+			pass_turn();
+			products_wait<1>();
+			pin(s);
+			bool moved = running_exponents(s, softmax, scale);
+			running_weights(s, softmax);
+			pin(s);
+			products_wait<0>();
+			pin(o);
+			end_step();
+			ready = barrier_try(at.full + 8 * p.stage, p.phase);
+			if (moved)
+#pragma unroll
+				for (int i = 0; i < D / 2; i++)
+					o[i] *= softmax.shrink[i / 2 % 2];
+			pack_weights();
+		}
+		end_queries();
+		wait_step(ready);
+		products_begin();
+		start_values();
+		products_wait<0>();
+		pin(o);
+		end_step();
+	}
+	/* y: the warp's first row of the head. */
+	__device__ __forceinline__ void store(T *y, int64_t stride, int rows)
+	{
+		float part[2];
+
+		running_end(part, softmax);
+#pragma unroll
+		for (int h = 0; h < 2; h++) {
+			int row = 8 * h + lane / 4;
+			uint32_t *to = (uint32_t *)(y + row * stride) + (lane & 3);
+			if (row < rows)
+#pragma unroll
+				for (int c = 0; c < D / 8; c++)
+					to[4 * c] =
+						packed<T>(o[4 * c + 2 * h] * part[h], o[4 * c + 2 * h + 1] * part[h]);
+		}
+	}
+};
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS, 1) hopper_kernel(const __grid_constant__ struct attention a,
+	const __grid_constant__ struct tiles t, const __grid_constant__ CUtensorMap q_map,
+	const __grid_constant__ CUtensorMap k_map, const __grid_constant__ CUtensorMap v_map)
+{
+	extern __shared__ uint8_t shared[];
+	struct places at = places_in(shared);
+	int group = uniform(threadIdx.x / 128), warp = threadIdx.x / 32 % 4;
+
+	if (threadIdx.x == 0) {
+		for (int i = 0; i < GROUPS; i++) {
+			barrier_init(at.q_full + 8 * i, 1);
+			barrier_init(at.q_empty + 8 * i, 4);
+		}
+		for (int i = 0; i < STAGES; i++) {
+			barrier_init(at.full + 8 * i, 1);
+			barrier_init(at.empty + 8 * i, 4 * GROUPS);
+		}
+		asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+	}
+	__syncthreads();
+	if (group == GROUPS) {
+		asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+		if (threadIdx.x == 128 * GROUPS)
+			produce(a, t, at, &q_map, &k_map, &v_map);
+		return;
+	}
+	asm volatile("setmaxnreg.inc.sync.aligned.u32 160;");
+	int steps = (a.keys + KEYS - 1) / KEYS, q_phase = 0;
+	struct consumer<T> c = {
+		at, {0, 0}, group, (int)threadIdx.x % 32
+	};
+	c.q_operand = operand(at.q + group * Q_TILE);
+	c.ring_operand = operand(at.ring);
+	if (group == GROUPS - 1)
+		c.pass_turn();
+	for (int i = blockIdx.x; i < t.all; i += gridDim.x, q_phase ^= 1) {
+		struct tile tile = tile_at(t, i);
+		int first = tile.first + 64 * group + 16 * warp;
+		barrier_wait(at.q_full + 8 * group, q_phase);
+		if (group >= tile.width) {
+			c.idle(steps);
+			continue;
+		}
+		c.attend(steps, a.keys - (steps - 1) * KEYS, a.scale);
+		T *y = (T *)a.y.data + ((int64_t)tile.part * a.queries + first) * a.y.stride + tile.head * D;
+		c.store(y, a.y.stride, a.queries - first);
+	}
+	if (group == 0) /* the turn that is left over */
+		c.wait_turn();
+}
+
+/* Rows [rows, 64 heads] of each part as [part][row][head][64]. */
+static cudaError_t map_tensor(CUtensorMap *map, const struct attention *a, struct tensor x, int64_t rows, int tile_rows)
+{
+	static decltype(&cuTensorMapEncodeTiled) encode;
+	cuuint64_t sizes[4] = {D, (cuuint64_t)a->heads, (cuuint64_t)rows, (cuuint64_t)a->groups};
+	cuuint64_t strides[3] = {ROW, (cuuint64_t)x.stride * 2, (cuuint64_t)(x.stride * 2 * rows)};
+	cuuint32_t box[4] = {D, 1, (cuuint32_t)tile_rows, 1}, one[4] = {1, 1, 1, 1};
+
+	if (!encode) {
+		cudaDriverEntryPointQueryResult found;
+		void *entry = NULL;
+		cudaError_t error = cudaGetDriverEntryPointByVersion(
+			"cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
+		if (error != cudaSuccess || found != cudaDriverEntryPointSuccess)
+			return error != cudaSuccess ? error : cudaErrorNotSupported;
+		encode = (decltype(encode))entry;
+	}
+	return encode(map, x.dtype == DTYPE_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4,
+		       x.data, sizes, strides, box, one, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+		       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS
+		       ? cudaSuccess
+		       : cudaErrorInvalidValue;
+}
+
+/* The mixture of tiles that is done first: a narrow tile takes NARROW of a wide one's time. */
+static struct tiles choose_tiles(const struct attention *a, int blocks)
+{
+	const double NARROW = 0.775;
+	struct tiles best = {};
+	double best_time = INFINITY;
+	int units = (a->queries + 63) / 64, pairs = a->heads * a->groups;
+
+	for (int wide = units / 3; wide >= 0 && wide >= units / 3 - 16; wide--) {
+		int narrow = (units - 3 * wide + 1) / 2, all_wide = wide * pairs, all = all_wide + narrow * pairs;
+		int wide_rounds = (all_wide + blocks - 1) / blocks, rounds = (all + blocks - 1) / blocks;
+		double time = wide_rounds + (rounds - wide_rounds) * NARROW;
+		if (time < best_time) {
+			best_time = time;
+			best = {units, wide, narrow, a->heads, all_wide, all};
+		}
+	}
+	return best;
+}
+
+template <typename T> static cudaError_t hopper_launch(const struct launch *l, const struct attention *a)
+{
+	struct tiles t = choose_tiles(a, l->sm_count);
+	CUtensorMap q, k, v;
+	cudaError_t error = cudaFuncSetAttribute(hopper_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED);
+
+	if (error == cudaSuccess)
+		error = map_tensor(&q, a, a->q, a->queries, 64);
+	if (error == cudaSuccess)
+		error = map_tensor(&k, a, a->k, a->keys, KEYS);
+	if (error == cudaSuccess)
+		error = map_tensor(&v, a, a->v, a->keys, KEYS);
+	if (error != cudaSuccess)
+		return error;
+	int blocks = t.all < l->sm_count ? t.all : l->sm_count;
+	hopper_kernel<T><<<blocks, THREADS, SHARED, l->stream>>>(*a, t, q, k, v);
+	return cudaGetLastError();
+}
+
+cudaError_t attention_hopper(const struct launch *l, const struct attention *a)
+{
+	return a->y.dtype == DTYPE_F16 ? hopper_launch<__half>(l, a) : hopper_launch<__nv_bfloat16>(l, a);
+}
