@@ -1,11 +1,12 @@
 """Pictures of held-out objects by Blender: another renderer, another light, another lens (50 mm).
 
     python3 truth.py set --heldout 57 --meshes 1
-    blender -b -P blender.py -- set out [cutout|plain|shaded|wood] [SAMPLES] [FIRST] [LAST]
+    blender -b -P blender.py -- set out [cutout|plain|shaded|wood|mask] [SAMPLES] [FIRST] [LAST]
 
 For each set/NAME.mesh.ply with its NAME.view.json (truth.py writes both) it makes out/NAME.png, seen from the same direction as
 set/NAME.png.  cutout: 518 pixels, transparent around the object.  The others are photographs, JPEG of 1024 x 768 without alpha:
-the object stands on a floor before a wall, lit by three lamps that cast soft shadows.  Blender 3.4, Cycles on the processor.
+the object stands on a floor before a wall, lit by three lamps that cast soft shadows; mask is the object of these photographs
+without the floor, a PNG with the true alpha.  Blender 3.4, Cycles on the processor.
 """
 import glob
 import json
@@ -118,7 +119,7 @@ def render(path, out, kind, samples):
     bpy.context.view_layer.update()
     at = camera.camera_fit_coords(bpy.context.evaluated_depsgraph_get(), corners)[0]
     camera.matrix_world = Matrix.Translation(at - forward * (.15 if kind == 'cutout' else 1.1)) @ turn
-    if kind == 'cutout':
+    if kind in ('cutout', 'mask'):
         r.film_transparent, r.image_settings.file_format, r.image_settings.color_mode = True, 'PNG', 'RGBA'
     else:
         r.image_settings.file_format, r.image_settings.quality = 'JPEG', 90
@@ -136,7 +137,7 @@ def main():
     os.makedirs(args[1], exist_ok=True)
     for path in sorted(glob.glob(os.path.join(args[0], '*.mesh.ply')))[first:last]:
         name = os.path.basename(path)[:-len('.mesh.ply')]
-        out = os.path.abspath(os.path.join(args[1], name + ('.png' if kind == 'cutout' else '.jpg')))
+        out = os.path.abspath(os.path.join(args[1], name + ('.png' if kind in ('cutout', 'mask') else '.jpg')))
         if not os.path.exists(out):
             render(path, out, kind, samples)
 

@@ -31,10 +31,10 @@ cd "$here"
 
 of() { awk -v m="$minutes" -v x="$1" 'BEGIN { printf "%d", m * 60 * x + .5 }'; }         # a share of the time, in seconds
 scaled() { awk -v m="$minutes" -v x="$1" 'BEGIN { f = m / 30 < 1 ? m / 30 : 1; printf "%d", x * f + 1 }'; }
-# what a card holds beside the training itself: 500 objects a GiB, with three pictures each
+# what a card holds beside the training itself: 400 objects a GiB, with three pictures each
 card=$(python3 -c 'import torch; print(torch.cuda.get_device_properties(0).total_memory >> 30 if torch.cuda.is_available() else 1)')
 objects=$(scaled 80000)
-[ "$objects" -le $((500 * card)) ] || objects=$((500 * card))
+[ "$objects" -le $((400 * card)) ] || objects=$((400 * card))
 rate=$(awk -v m="$minutes" 'BEGIN { print 6e-4 * (m < 30 ? sqrt(m / 30) : 1) }')         # a short run must not undo a long one
 compile=1 sweep=1
 if [ "$(of 1)" -lt 900 ]; then compile=0 sweep=0; fi                                     # compiling costs some minutes
