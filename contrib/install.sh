@@ -1,5 +1,6 @@
 #!/bin/sh
-# install.sh BUILD PREFIX [STAGE] - copy what was built and what it needs to STAGE/PREFIX: programs, library, model, manual.
+# install.sh BUILD PREFIX [STAGE] - copy what was built and what it needs to STAGE/PREFIX: programs, CUDA plugin, library, model,
+# manual.
 # PREFIX must be the one that the programs were built for; STAGE (DESTDIR) is only in front of it while packaging.
 set -eu
 build=$1 prefix=$2 root=${3:-}$2
@@ -9,6 +10,8 @@ install -d "$root/bin" "$root/lib/pkgconfig" "$root/include/trellis" "$root/shar
 	"$root/share/doc/trellisfs/examples" "$root/share/bash-completion/completions"
 install -m 755 "$build/trellis" "$build/trellisfs" "$root/bin"
 install -m 644 "$build/libtrellis.a" "$root/lib"
+# CUDA, where it was built. By this path and no other an installed program finds it.
+[ ! -e "$build/trellis-cuda.so" ] || install -D -m 644 "$build/trellis-cuda.so" "$root/lib/trellis/trellis-cuda.so"
 install -m 644 engine/trellis.h kernels/error.h "$root/include/trellis"
 version=$("$build/trellis" --version | sed 's/^trellis //')
 sed "s|@PREFIX@|$prefix|; s|@VERSION@|$version|" contrib/trellis.pc.in >"$root/lib/pkgconfig/trellis.pc"

@@ -103,6 +103,49 @@ Test(status, text)
 	free(text);
 }
 
+/* One at work, one loading, one refused: each has its line, and the model is there because one has it. */
+Test(status, several_devices)
+{
+	struct worker_report w[3] = {busy_worker(), busy_worker(), busy_worker()};
+	const struct status_worker workers[] = {{.report = &w[0], .running = ""}, {.report = &w[1], .running = ""},
+		{.report = &w[2], .running = "in/a.png"}};
+	const struct status_job job = {.name = "in/a.png", .device = "cuda:2 Fake", .stage = "latent", .eta_s = -1};
+	struct status_snapshot s = snapshot_of(NULL);
+	for (int i = 0; i < 3; i++) {
+		w[i].status.device_note[0] = w[i].status.model_note[0] = '\0';
+		snprintf(w[i].status.device, sizeof w[i].status.device, "cuda:%d Fake", i);
+	}
+	w[0].state = WORKER_BACKOFF;
+	w[0].failed = true;
+	w[0].retry_s = 4;
+	strcpy(w[0].problem, "cuda:0: no answer within 2 s");
+	w[1].state = WORKER_STARTING;
+	w[1].status.state = MODEL_LOADING;
+	w[1].status.percent = 37;
+	s.workers = workers;
+	s.n_workers = 3;
+	s.jobs = &job;
+	char *text = text_of(&s);
+	const char *wanted =
+		"device      cuda:0 Fake, 24 GB, f32: failed: cuda:0: no answer within 2 s; next try in 4 s\n"
+		"device      cuda:1 Fake, 24 GB, f32: loading 37 %\n"
+		"device      cuda:2 Fake, 24 GB, f32: in/a.png\n"
+		"model       trellis-mini: ready\n"
+		"queue       1 running, 3 queued, 1 arriving\n"
+		"running     in/a.png on cuda:2 Fake: latent, 0 %\n";
+	cr_expect(strstr(text, wanted), "%s", text);
+	free(text);
+	json_t *root = json_of(&s), *list = json_object_get(root, "devices");
+	cr_expect_eq(json_array_size(list), 3);
+	cr_expect_str_eq(field(json_array_get(list, 0), "state"), "failed");
+	cr_expect_str_eq(field(json_array_get(list, 0), "reason"), "cuda:0: no answer within 2 s");
+	cr_expect_eq(json_integer_value(json_object_get(json_array_get(list, 1), "loading_percent")), 37);
+	cr_expect_str_eq(field(json_array_get(list, 2), "running"), "in/a.png");
+	cr_expect_str_eq(field(json_array_get(json_object_get(root, "running"), 0), "device"), "cuda:2 Fake");
+	cr_expect_str_eq(field(json_object_get(root, "model"), "state"), "ready");
+	json_decref(root);
+}
+
 Test(status, every_state_of_the_model_is_told)
 {
 	struct {

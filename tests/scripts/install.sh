@@ -58,6 +58,17 @@ ${CC:-cc} "$root/share/doc/trellisfs/examples/generate.c" -o "$work/other/genera
 cd "$work/other" || exit 1
 trellis doctor >"$work/log" || fault "doctor: $(cat "$work/log")"
 grep -q "^ok    model .*$root/share/trellisfs/mini" "$work/log" || fault "doctor found another model: $(cat "$work/log")"
+# The CUDA plugin lies where the installed programs look for it, and is found there: a stand-in computes as one would.
+if [ -e "$TRELLIS_BUILD/trellis-cuda.so" ]; then
+	cmp -s "$TRELLIS_BUILD/trellis-cuda.so" "$root/lib/trellis/trellis-cuda.so" || fault "the CUDA plugin was not installed"
+else
+	grep -q 'cuda: the plugin is not installed' "$work/log" || fault "doctor says nothing of CUDA: $(cat "$work/log")"
+fi
+install -D "$TRELLIS_BUILD/tests/plugins/fake/trellis-cuda.so" "$root/lib/trellis/trellis-cuda.so"
+trellis doctor >"$work/log" || fault "doctor with a device: $(cat "$work/log")"
+grep -q '^ok    device     cuda:0 Fake, .*computes what the oracle computes' "$work/log" ||
+	fault "the installed plugin was not found: $(cat "$work/log")"
+rm "$root/lib/trellis/trellis-cuda.so"
 pictures=$root/share/doc/trellisfs/examples
 trellis generate --steps 2 "$pictures/car.png" -o . >"$work/log" 2>&1 && [ "$(head -c 4 car.glb)" = glTF ] ||
 	fault "generate: $(cat "$work/log")"
