@@ -82,6 +82,34 @@ __global__ void __launch_bounds__(32 * WARPS) layer_norm_kernel(view y, view x, 
 	}
 }
 
+/* The same for narrow rows: L lanes a row, cols = 8 L, so that a warp takes 32 / L rows. */
+template <int L>
+__global__ void __launch_bounds__(32 * WARPS) layer_norm_narrow(view y, view x, int64_t rows, fused_norm n)
+{
+	int64_t r = (blockIdx.x * (int64_t)(32 * WARPS) + threadIdx.x) / L;
+	int c = (int)(threadIdx.x % L) * 8;
+	float v[8] = {}, sum = 0, squares = 0;
+	if (r < rows)
+		load<8>(v, x.at(r, c), x.dtype);
+	for (int i = 0; i < 8; i++)
+		sum += v[i];
+	for (int lanes = L / 2; lanes > 0; lanes /= 2)
+		sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+	for (int i = 0; i < 8; i++) {
+		v[i] -= sum / (8 * L);
+		squares = fmaf(v[i], v[i], squares);
+	}
+	for (int lanes = L / 2; lanes > 0; lanes /= 2)
+		squares += __shfl_xor_sync(0xffffffffu, squares, lanes);
+	float scale = 1 / sqrtf(squares / (8 * L) + n.eps);
+	for (int i = 0; i < 8; i++)
+		v[i] *= scale;
+	if (r < rows) {
+		affine<8>(v, n, c);
+		store<8>(y.at(r, c), y.dtype, v);
+	}
+}
+
 /* x[r,:] = residual[r,:] + gate * sums[r,:], then y = layer norm of x: what follows a gated product, in one pass. The
  * norm sees x as it was stored, so that the result is that of the two passes. */
 template <int G>
@@ -154,6 +182,15 @@ cudaError_t launch_layer_norm(const struct launch *l, struct tensor y, struct te
 {
 	auto *kernel = layer_norm_any;
 	if (is_wide(y) && is_wide(x) && is_wide(n)) {
+		auto *narrow = x.cols == 32 ? layer_norm_narrow<4> : x.cols == 64 ? layer_norm_narrow<8>
+			     : x.cols == 128			? layer_norm_narrow<16>
+							: nullptr;
+		if (narrow) {
+			int64_t threads = x.rows * (x.cols / 8);
+			narrow<<<(unsigned)((threads + 32 * WARPS - 1) / (32 * WARPS)), 32 * WARPS, 0, l->stream>>>(
+				view_of(y), view_of(x), x.rows, *n);
+			return cudaGetLastError();
+		}
 		if (x.cols <= 256)
 			kernel = layer_norm_kernel<1>;
 		else if (x.cols <= 512)
