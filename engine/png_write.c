@@ -8,6 +8,7 @@
 #include <zlib.h>
 
 enum { CHANNELS = 3, FILTER_UP = 2, FILTER_PAETH = 4, LEVEL = 4 };
+enum { STRIP_ROWS = 64, WINDOW = 1 << 15, SYNC_ROOM = 16, ZLIB_HEADER = 2, ZLIB_TRAILER = 4 };
 
 static void put_u32(uint8_t *at, uint32_t value)
 {
@@ -49,37 +50,95 @@ static long filter_row(uint8_t *out, const uint8_t *row, const uint8_t *above, s
 	return sum;
 }
 
-static void filter_picture(uint8_t *out, const uint8_t *rgb, size_t row_size, int height, uint8_t *spare)
+/* A strip of rows, compressed on its own: strips run side by side, and one behind the other they are one stream. */
+struct strip {
+	uint8_t *packed;
+	size_t size;
+	uLong adler; /* of the filtered rows */
+};
+
+/* Rows first .. last - 1 of a picture into their places in out. */
+static bool filter_rows(uint8_t *out, const uint8_t *rgb, size_t row_size, int first, int last)
 {
-	const uint8_t *above = spare + row_size + 1; /* zeros */
-	for (int y = 0; y < height; y++) {
-		const uint8_t *row = rgb + (size_t)y * row_size;
+	uint8_t *spare = calloc(2 * row_size + 1, 1);
+	const uint8_t *zeros = spare + row_size + 1;
+	for (int y = first; spare && y < last; y++) {
+		const uint8_t *row = rgb + (size_t)y * row_size, *above = y ? row - row_size : zeros;
 		uint8_t *place = out + (size_t)y * (row_size + 1);
 		long up = filter_row(place, row, above, row_size, FILTER_UP);
 		if (filter_row(spare, row, above, row_size, FILTER_PAETH) < up)
 			memcpy(place, spare, row_size + 1);
-		above = row;
 	}
+	bool ok = spare;
+	free(spare);
+	return ok;
+}
+
+/* raw[from .. to) as deflate blocks that end on a byte; they refer to what comes before, as in one stream. */
+static bool compress_strip(struct strip *s, const uint8_t *raw, size_t from, size_t to, bool is_last)
+{
+	size_t before = from < WINDOW ? from : WINDOW;
+	z_stream z = {.next_in = (Bytef *)raw + from, .avail_in = (uInt)(to - from)};
+	if (deflateInit2(&z, LEVEL, Z_DEFLATED, -MAX_WBITS, MAX_MEM_LEVEL - 1, Z_DEFAULT_STRATEGY) != Z_OK)
+		return false;
+	size_t room = deflateBound(&z, z.avail_in) + SYNC_ROOM;
+	s->packed = malloc(room);
+	z.next_out = s->packed;
+	z.avail_out = (uInt)room;
+	bool ok = s->packed && (before == 0 || deflateSetDictionary(&z, raw + from - before, (uInt)before) == Z_OK);
+	ok = ok && deflate(&z, is_last ? Z_FINISH : Z_SYNC_FLUSH) == (is_last ? Z_STREAM_END : Z_OK);
+	s->size = room - z.avail_out;
+	s->adler = adler32(adler32(0, NULL, 0), raw + from, (uInt)(to - from));
+	deflateEnd(&z);
+	return ok;
+}
+
+/* The strips as a zlib stream (RFC 1950) behind `reserve` free bytes; the caller frees it. NULL: no memory. */
+static uint8_t *join_strips(
+	const struct strip *strips, int n, size_t strip_size, size_t raw_size, size_t reserve, size_t *size)
+{
+	static const uint8_t header[ZLIB_HEADER] = {0x78, 0x5e}; /* a window of 32 KB, a low level */
+	uLong adler = adler32(0, NULL, 0);
+	*size = reserve + ZLIB_HEADER + ZLIB_TRAILER;
+	for (int i = 0; i < n; i++)
+		*size += strips[i].size;
+	uint8_t *out = malloc(*size), *at = out + reserve + ZLIB_HEADER;
+	if (!out)
+		return NULL;
+	memcpy(out + reserve, header, sizeof header);
+	for (int i = 0; i < n; i++) {
+		memcpy(at, strips[i].packed, strips[i].size);
+		at += strips[i].size;
+		size_t left = raw_size - (size_t)i * strip_size;
+		adler = adler32_combine(adler, strips[i].adler, (z_off_t)(left < strip_size ? left : strip_size));
+	}
+	put_u32(at, (uint32_t)adler);
+	return out;
 }
 
 /* The compressed picture in memory that the caller frees; NULL: no memory. The first `reserve` bytes are left free. */
 static uint8_t *compress_picture(const uint8_t *rgb, int width, int height, size_t reserve, size_t *size)
 {
 	size_t row_size = (size_t)width * CHANNELS, raw_size = (row_size + 1) * (size_t)height;
-	uLongf packed = compressBound(raw_size);
-	uint8_t *raw = malloc(raw_size), *spare = calloc(2 * row_size + 1, 1), *out = malloc(reserve + packed);
-	bool ok = raw && spare && out;
-	if (ok) {
-		filter_picture(raw, rgb, row_size, height, spare);
-		ok = compress2(out + reserve, &packed, raw, raw_size, LEVEL) == Z_OK;
-	}
-	free(spare);
+	int n = (height + STRIP_ROWS - 1) / STRIP_ROWS;
+	uint8_t *raw = malloc(raw_size), *out = NULL;
+	struct strip *strips = calloc((size_t)n, sizeof *strips);
+	int n_bad = !raw || !strips;
+#pragma omp parallel for schedule(static, 1) reduction(+ : n_bad) if (!n_bad)
+	for (int i = 0; i < (raw && strips ? n : 0); i++)
+		n_bad += !filter_rows(raw, rgb, row_size, i * STRIP_ROWS,
+			(i + 1) * STRIP_ROWS < height ? (i + 1) * STRIP_ROWS : height);
+	size_t strip_size = STRIP_ROWS * (row_size + 1);
+#pragma omp parallel for schedule(static, 1) reduction(+ : n_bad) if (!n_bad)
+	for (int i = 0; i < (n_bad ? 0 : n); i++)
+		n_bad += !compress_strip(&strips[i], raw, (size_t)i * strip_size,
+			i + 1 < n ? (size_t)(i + 1) * strip_size : raw_size, i + 1 == n);
+	if (!n_bad)
+		out = join_strips(strips, n, strip_size, raw_size, reserve, size);
+	for (int i = 0; strips && i < n; i++)
+		free(strips[i].packed);
+	free(strips);
 	free(raw);
-	if (!ok) {
-		free(out);
-		return NULL;
-	}
-	*size = reserve + packed;
 	return out;
 }
 

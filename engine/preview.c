@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SAMPLES = 2, BAND = 64, FLOOR = 96, RINGS = 64, LINEAR_STEPS = 4096 };
+enum { SAMPLES = 2, BAND = 32, FLOOR = 96, RINGS = 64, LINEAR_STEPS = 4096 };
 
 #define FIELD_OF_VIEW 0.42f /* radians */
 #define MARGIN 0.88f	    /* of the half frame that the object fills */
@@ -65,6 +65,7 @@ static void measure(struct preview *p)
 static void place_points(struct preview *p)
 {
 	const struct trellis_mesh *m = &p->m;
+#pragma omp parallel for schedule(static)
 	for (int64_t v = 0; v < m->n_vertices; v++) {
 		memcpy(p->points[v].position, m->vertices + 3 * v, 3 * sizeof(float));
 		memcpy(p->points[v].normal, m->normals + 3 * v, 3 * sizeof(float));
@@ -205,6 +206,8 @@ struct frame {
 	float *key;	   /* [n_points] */
 	float *depth;	   /* [height, width] samples of 1 / depth, 0: nothing */
 	int32_t *face;	   /* the same samples */
+	int64_t *band;	   /* [bands + 1] where the faces that a band of BAND rows meets start in band_faces */
+	int32_t *band_faces;
 };
 
 struct edges {
@@ -236,6 +239,52 @@ static int sample_from(float x, int low, int high)
 static int sample_to(float x, int low, int high)
 {
 	return x < (float)low + 0.5f ? low - 1 : x >= (float)high + 0.5f ? high : (int)(x - 0.5f);
+}
+
+struct rows {
+	int16_t top, bottom; /* of samples */
+};
+
+/* The rows of samples that a triangle may cover; none: bottom < top. */
+static struct rows triangle_rows(const struct frame *f, int64_t face)
+{
+	const int32_t *t = f->p->m.faces + 3 * face;
+	float p = f->at[t[0]][1], q = f->at[t[1]][1], r = f->at[t[2]][1];
+	int last = f->height * SAMPLES - 1;
+	return (struct rows){.top = (int16_t)sample_from(min_of(min_of(p, q), r), 0, last),
+		.bottom = (int16_t)sample_to(max_of(max_of(p, q), r), 0, last)};
+}
+
+static int count_bands(const struct frame *f)
+{
+	return (f->height + BAND - 1) / BAND;
+}
+
+/* band and band_faces: every band's faces in the mesh's order. */
+static bool sort_into_bands(struct frame *f)
+{
+	int64_t n = f->p->m.n_faces, *at = calloc((size_t)count_bands(f) + 2, sizeof *at);
+	struct rows *rows = malloc((size_t)n * sizeof *rows);
+	f->band = at;
+	if (!at || !rows) {
+		free(rows);
+		return false;
+	}
+#pragma omp parallel for schedule(static)
+	for (int64_t i = 0; i < n; i++)
+		rows[i] = triangle_rows(f, i);
+	/* Counting sort; at[k + 1] is where band k writes until all are in. */
+	for (int64_t i = 0; i < n; i++)
+		for (int k = rows[i].top / (BAND * SAMPLES); k * BAND * SAMPLES <= rows[i].bottom; k++)
+			at[k + 2]++;
+	for (int k = 0; k < count_bands(f); k++)
+		at[k + 2] += at[k + 1];
+	f->band_faces = malloc((size_t)(at[count_bands(f) + 1] + 1) * sizeof *f->band_faces);
+	for (int64_t i = 0; f->band_faces && i < n; i++)
+		for (int k = rows[i].top / (BAND * SAMPLES); k * BAND * SAMPLES <= rows[i].bottom; k++)
+			f->band_faces[at[k + 1]++] = (int32_t)i;
+	free(rows);
+	return f->band_faces;
 }
 
 /* Rows first .. last of samples. Triangles are drawn from both sides: a gap shows the inside, not what is behind. */
@@ -270,16 +319,13 @@ static void draw_triangle(struct frame *f, int64_t face, int first, int last)
 }
 
 /* Adds what a sample of a face looks like. */
-static void add_surface(const struct frame *f, int64_t face, float x, float y, float out[3])
+static void add_surface(const struct frame *f, int64_t face, const struct edges *e, float x, float y, float out[3])
 {
 	const struct preview *p = f->p;
 	const int32_t *t = p->m.faces + 3 * face;
 	float normal[3] = {0}, albedo[3] = {0}, sky = 0, key = 0, weight[3], sum = 0;
-	struct edges e;
-	if (!triangle_edges(f, face, &e))
-		return;
 	for (int k = 0; k < 3; k++) /* perspective: weights by 1 / depth */
-		sum += weight[k] = max_of(e.a[k] * x + e.b[k] * y + e.c[k], 0) * f->at[t[k]][2];
+		sum += weight[k] = max_of(e->a[k] * x + e->b[k] * y + e->c[k], 0) * f->at[t[k]][2];
 	for (int k = 0; k < 3; k++) {
 		float w = weight[k] / sum;
 		for (int i = 0; i < 3; i++) {
@@ -336,13 +382,18 @@ static void shade_pixel(const struct frame *f, int x, int y, uint8_t rgb[3])
 {
 	float sum[3] = {0};
 	int n_empty = 0;
+	int32_t face = -1; /* whose edges these are */
+	struct edges e = {0};
 	for (int s = 0; s < SAMPLES * SAMPLES; s++) {
 		int sx = x * SAMPLES + s % SAMPLES, sy = y * SAMPLES + s / SAMPLES;
 		int64_t at = (int64_t)sy * f->width * SAMPLES + sx;
-		if (f->depth[at] > 0)
-			add_surface(f, f->face[at], (float)sx + 0.5f, (float)sy + 0.5f, sum);
-		else
+		if (!(f->depth[at] > 0)) {
 			n_empty++;
+			continue;
+		}
+		if (f->face[at] != face)
+			triangle_edges(f, face = f->face[at], &e); /* has an area, or it would not be seen */
+		add_surface(f, face, &e, (float)sx + 0.5f, (float)sy + 0.5f, sum);
 	}
 	if (n_empty) { /* smooth: once a pixel */
 		float color[3];
@@ -356,12 +407,13 @@ static void shade_pixel(const struct frame *f, int x, int y, uint8_t rgb[3])
 	}
 }
 
-static void draw_band(struct frame *f, int first, int last, uint8_t *rgb, int row_pixels)
+static void draw_band(struct frame *f, int band, uint8_t *rgb, int row_pixels)
 {
+	int first = band * BAND, last = first + BAND > f->height ? f->height - 1 : first + BAND - 1;
 	int64_t row_samples = (int64_t)f->width * SAMPLES, from = first * SAMPLES * row_samples;
 	memset(f->depth + from, 0, (size_t)((last - first + 1) * SAMPLES * row_samples) * sizeof *f->depth);
-	for (int64_t face = 0; face < f->p->m.n_faces; face++)
-		draw_triangle(f, face, first * SAMPLES, last * SAMPLES + SAMPLES - 1);
+	for (int64_t i = f->band[band]; i < f->band[band + 1]; i++)
+		draw_triangle(f, f->band_faces[i], first * SAMPLES, last * SAMPLES + SAMPLES - 1);
 	for (int y = first; y <= last; y++)
 		for (int x = 0; x < f->width; x++)
 			shade_pixel(f, x, y, rgb + ((int64_t)y * row_pixels + x) * 3);
@@ -396,10 +448,13 @@ bool preview_draw(const struct preview *p, uint8_t *rgb, int width, int height, 
 #pragma omp parallel for schedule(static)
 		for (int64_t v = 0; v < p->m.n_vertices; v++)
 			camera_project(&f.camera, p->m.vertices + 3 * v, f.at[v]);
-#pragma omp parallel for schedule(dynamic)
-		for (int first = 0; first < height; first += BAND)
-			draw_band(&f, first, first + BAND > height ? height - 1 : first + BAND - 1, rgb, row_pixels);
+		ok = sort_into_bands(&f) || mesh_no_memory(&p->m, err);
 	}
+#pragma omp parallel for schedule(dynamic)
+	for (int band = 0; band < (ok ? count_bands(&f) : 0); band++)
+		draw_band(&f, band, rgb, row_pixels);
+	free(f.band_faces);
+	free(f.band);
 	free(f.face);
 	free(f.depth);
 	free(f.key);
