@@ -151,6 +151,8 @@ if [ "$(id -u)" = 0 ]; then
 	echo gone >"$mnt/in/deleted"
 	kept=$("$tool" handle "$mnt/in/kept") deleted=$("$tool" handle "$mnt/in/deleted")
 	rm "$mnt/in/deleted"
+	echo 2 >/proc/sys/vm/drop_caches # the kernel forgets what nobody holds, and asks for it again by its id
+	[ "$("$tool" by-handle "$mnt" "$kept")" = content ] || fail "a handle after drop_caches"
 	mount_stop
 	mount_start
 	echo new >"$mnt/in/new"

@@ -26,6 +26,11 @@ fallocate -l 5000 "$in/f.bin" && is "fallocate" 5000 "$(stat -c %s "$in/f.bin")"
 exec 8>"$in/gone.bin"; rm "$in/gone.bin"; echo still >&8 || fail "writing an unlinked file"; exec 8>&-
 "$TRELLIS_BUILD/tests/mount_exerciser" "$in" $RANDOM "${OPERATIONS:-3000}" || fail "the exerciser found a difference"
 
+if [ "${OPERATIONS:-0}" -ge 100000 ] && command -v fio >/dev/null; then
+	fio --name=v --directory="$in" --rw=randrw --size=32m --bs=1k-64k --numjobs=4 --verify=crc32c --verify_fatal=1 --do_verify=1 --group_reporting >"$dir/fio" 2>&1 || fail "fio: $(tail -n 5 "$dir/fio")"
+	rm "$in"/v.*
+fi
+
 # Names.
 mkdir "$in/a" "$in/a/b" && touch "$in/a/b/c.txt" && mv "$in/a" "$in/z" && [ -e "$in/z/b/c.txt" ] || fail "moving a folder"
 no mv "$in/z" "$in/z/b/"
