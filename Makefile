@@ -11,7 +11,7 @@ NPROC := $(shell nproc 2>/dev/null || echo 1)
 # Debian packages: what the programs need, then what only the tests use (clang for the fuzzers).
 DEB_BUILD := build-essential pkg-config libfuse3-dev fuse3 libpng-dev zlib1g-dev libjpeg-dev libjansson-dev libdnnl-dev \
 	libmeshoptimizer-dev
-DEB_TEST := libcriterion-dev attr jq rsync inotify-tools clang libclang-rt-dev libomp-dev
+DEB_TEST := libcriterion-dev attr jq rsync inotify-tools libglib2.0-bin clang libclang-rt-dev libomp-dev
 # Not on a machine that somebody uses: the packages start servers. Without them the shares are skipped by name.
 DEB_TEST += $(if $(CI),samba smbclient nfs-ganesha nfs-ganesha-vfs libnfs-utils rpcbind iproute2)
 

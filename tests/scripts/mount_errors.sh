@@ -15,6 +15,13 @@ head -c 3000 "$src/good.png" >"$in/cut.png"
 echo 'this is text' >"$in/text.jpg"
 printf 'RIFF\x24\x00\x00\x00WEBPVP8 ' >"$in/modern.webp"
 head -c 500 /dev/urandom >"$in/noise.png"
+# The writer is killed half-way: for the mount an end like any other.
+head -c 3000 "$src/good.png" >"$src/half"
+"$tool" hold "$in/killed.png" "$src/half" >"$dir/held" &
+holder=$!
+disown
+until [ -s "$dir/held" ]; do sleep 0.05; done
+kill -9 $holder
 # IHDR says 60000 x 60000
 (head -c 16 "$src/good.png"; printf '\x00\x00\xea\x60\x00\x00\xea\x60'; tail -c +25 "$src/good.png") >"$in/huge.png"
 # errors NAME PATTERN
@@ -24,6 +31,7 @@ error_is() {
 }
 error_is modern 'webp'
 error_is cut 'truncated'
+error_is killed 'truncated'
 error_is text 'not|png|jpeg'
 error_is noise 'not|png|jpeg'
 error_is huge 'pixel|large|crc|broken'
@@ -31,7 +39,7 @@ error_is huge 'pixel|large|crc|broken'
 getfattr --only-values -n user.trellis.error "$in/cut.png" 2>/dev/null | grep -q truncated || fail "user.trellis.error of cut.png"
 sleep 1.2
 grep -q 'in/cut.png' "$mnt/status" || fail "status does not name cut.png"
-[ "$(count "$dir/events" '^CLOSE_WRITE .*error.txt$')" = 5 ] || fail "not 5 error events: $(cat "$dir/events")"
+[ "$(count "$dir/events" '^CLOSE_WRITE .*error.txt$')" = 6 ] || fail "not 6 error events: $(cat "$dir/events")"
 
 # The picture is repaired: the error file goes.
 cp "$src/good.png" "$in/cut.png"
@@ -79,10 +87,13 @@ touch "$in/${long}aaaa" 2>/dev/null || fail "a name of 255 bytes was refused"
 touch "$in/${long}aaaaa" 2>/dev/null && fail "a name of 256 bytes was accepted"
 
 # A deleted picture's job is cancelled, its mesh stays; a deleted mesh stays away.
-echo "slow=100" >"$dir/switches"
+echo "slow=500" >"$dir/switches" # status, by which running is seen, may be a second old
 "$tool" png "$src/c1.png" 50 3000; "$tool" png "$src/c2.png" 51 3000
 cp "$src/c1.png" "$src/c2.png" "$in/"
 for _ in $(seq 50); do [ "$(field '.running | length')" = 1 ] && break; sleep 0.1; done
+jq -e '.running[0] | .stage == "structure" and .steps == 10 and .eta_s > 0' "$mnt/status.json" >/dev/null || fail "status of a running job: $(cat "$mnt/status")"
+grep -q 'in/c[12].png' "$mnt/status" || fail "status does not name the running job: $(cat "$mnt/status")"
+for i in 1 2; do getfattr --only-values -n user.trellis.progress "$in/c$i.png" 2>/dev/null; done | grep -qE '[0-9]' || fail "user.trellis.progress says nothing"
 rm "$in/c1.png" "$in/c2.png"
 settle 60
 [ ! -e "$out/c1.glb" ] && [ ! -e "$out/c2.glb" ] || fail "a deleted picture was made all the same"
@@ -94,7 +105,7 @@ sleep 1
 [ ! -e "$out/cut.glb" ] || fail "a deleted mesh came back"
 
 # Superseding: rewritten while it runs, only the new one is made.
-echo "slow=100" >"$dir/switches"
+echo "slow=500" >"$dir/switches"
 "$tool" png "$src/s1.png" 60 3000; "$tool" png "$src/s2.png" 61 3000
 cp "$src/s1.png" "$in/s.png"
 for _ in $(seq 50); do [ "$(field '.running | length')" = 1 ] && break; sleep 0.1; done

@@ -35,6 +35,11 @@ refused 1 "option worker" -o worker="$dir/none",state="$state" "$mnt"
 ln -s "$dir/full" "$dir/link"
 refused 1 "symlinks are not followed" -o worker="$worker",state="$dir/link" "$mnt"
 
+"$trellisfs" -V | grep -qE '^trellisfs [0-9.]+$' || fail "-V: $("$trellisfs" -V)"
+for option in help model device state formats seed steps threads idle allow_other; do
+	"$trellisfs" --help | grep -q -- "$option" || fail "--help does not name $option"
+done
+
 # In the background: back at the shell when the mount answers.
 "$trellisfs" -o worker="$worker" --state="$state" "$mnt" || fail "did not start"
 [ -r "$mnt/README" ] || fail "the mount did not answer when the shell came back"
@@ -183,7 +188,8 @@ mount_stop
 [ ! -e "$mnt/in" ] || fail "still mounted"
 
 # The kernel does not ask for an attribute before each write, which would double the requests.
-mount_start -d
+mount_start -d -s --seed=8
+grep -q "^seed = 8" "$mnt/config" || fail "--seed=8 does not count"
 dd if=/dev/zero of="$mnt/in/zeros" bs=64k count=32 status=none
 mount_stop
 asked=$(grep -c 'opcode: GETXATTR' "$dir/log") written=$(grep -c 'opcode: WRITE' "$dir/log")

@@ -121,6 +121,35 @@ cp "$src/cat.png" "$in/cat.png"
 settle
 [ "$(results "$dir/events" cat)" = 3 ] || fail "an equal picture announced $(results "$dir/events" cat) results in all, not 3"
 
+# A rename over the picture is a replacement too: rsync's, and that of sed -i, which puts equal bytes there.
+LC_ALL=C sed -i 's/not there/x/' "$in/cat.png"
+if command -v rsync >/dev/null; then picture rsync.png 43 && rsync -a "$src/rsync.png" "$in/"; fi
+settle
+[ "$(results "$dir/events" cat)" = 4 ] || fail "sed -i announced $(results "$dir/events" cat) results of cat in all, not 4"
+if command -v rsync >/dev/null; then
+	[ "$(results "$dir/events" rsync)" = 2 ] || fail "rsync over a picture announced $(results "$dir/events" rsync) results in all, not 2"
+fi
+
+# Over an existing picture in other ways: dd without O_TRUNC and rsync --inplace write into it, truncate cuts it.
+picture dd2.png 44 && dd if="$src/dd2.png" of="$in/dd2.png" bs=1000 conv=notrunc status=none
+if command -v rsync >/dev/null; then picture rsynci.png 46 && rsync -a --inplace "$src/rsynci.png" "$in/"; fi
+settle
+[ "$(results "$dir/events" dd2)" = 1 ] || fail "dd into a picture announced $(results "$dir/events" dd2) results of its new name"
+if command -v rsync >/dev/null; then
+	[ "$(results "$dir/events" rsynci)" = 2 ] || fail "rsync --inplace announced $(results "$dir/events" rsynci) results in all, not 2"
+fi
+truncate -s 40000 "$in/dd2.png"
+wait_for "$mnt/out/dd2.error.txt" 120
+grep -q truncated "$mnt/out/dd2.error.txt" || fail "a cut picture: $(cat "$mnt/out/dd2.error.txt")"
+
+# Jobs run in the order in which the pictures became complete.
+picture o3.png 51 && picture o1.png 52 && picture o2.png 53
+before=$(wc -l <"$dir/events")
+for stem in o3 o1 o2; do cp "$src/$stem.png" "$in/" && sleep 0.1; done
+settle
+[ "$(tail -n +$((before + 1)) "$dir/events" | grep -oE 'CLOSE_WRITE o[123].glb' | tr '\n' ' ')" = "CLOSE_WRITE o3.glb CLOSE_WRITE o1.glb CLOSE_WRITE o2.glb " ] ||
+	fail "out of order: $(tail -n +$((before + 1)) "$dir/events")"
+
 # The same stem twice: the later one keeps its whole name, also in the xattr.
 picture same.png 41 && cp "$src/same.png" "$in/same.png"
 wait_for "$mnt/out/same.glb"
