@@ -24,8 +24,8 @@ template <typename T> static __global__ void __launch_bounds__(THREADS) conv_fma
 		if (!__syncthreads_or(found))
 			continue;
 		float tap[4][4] = {}; /* summed by itself: a sum of 27 channels' worth of terms would lose digits */
-		const T *panel = (const T *)c.w + (int64_t)(child * c.taps + t) * c.out * c.in;
 		for (int k = 0; k < c.in; k += DEPTH) {
+			const T *panel = (const T *)c.w + packed_row(c, child, t, k, 0) * PANEL;
 			/* thread (ty, tx): channel tx of rows ty, ty + 16... */
 			for (int r = ty; r < ROWS; r += 16) {
 				int o = blockIdx.y * COLS + r;
@@ -33,7 +33,10 @@ template <typename T> static __global__ void __launch_bounds__(THREADS) conv_fma
 				x[tx][r] = inside && source[r] >= 0
 						   ? to_float(((const T *)c.x)[source[r] * c.x_stride + k + tx])
 						   : 0;
-				w[tx][r] = inside && o < c.out ? to_float(panel[(int64_t)o * c.in + k + tx]) : 0;
+				w[tx][r] =
+					inside && o < c.out
+						? to_float(panel[o * PANEL + ((k + tx) / 8 % 8 ^ o % 8) * 8 + tx % 8])
+						: 0;
 			}
 			__syncthreads();
 #pragma unroll

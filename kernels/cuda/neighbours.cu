@@ -35,8 +35,8 @@ __device__ __forceinline__ void write_row(int32_t *row, int lane, int found)
 		row[lane] = lane < TAPS ? found : (int32_t)set;
 }
 
-static __global__ void look_up(int32_t *table, int64_t table_stride, const int32_t *slot, uint32_t mask, const int32_t *coords,
-	int64_t stride, int64_t n)
+static __global__ void look_up(int32_t *table, int64_t table_stride, const int32_t *slot, uint32_t mask,
+	const int32_t *coords, int64_t stride, int64_t n)
 {
 	int64_t r = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32;
 	int k = threadIdx.x % 32, found = -1;
@@ -58,7 +58,8 @@ static __global__ void look_up(int32_t *table, int64_t table_stride, const int32
 }
 
 /* Along each axis the tap lands on fine coordinate 2 p + side + k - 1: the parent, and which child of it. */
-static __global__ void subdivide(int32_t *table, int64_t table_stride, const int32_t *parents, int64_t stride, int64_t n)
+static __global__ void subdivide(
+	int32_t *table, int64_t table_stride, const int32_t *parents, int64_t stride, int64_t n)
 {
 	int64_t r = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32;
 	int k = threadIdx.x % 32, found = -1;
@@ -94,7 +95,8 @@ __device__ __forceinline__ uint32_t key_of(uint32_t set)
 
 /* Column 27 of a stretch: from sets to order. Bitonic; a key ends in the row's place, so equal sets keep their order.
  * size: a power of two not below the stretch. */
-static __global__ void __launch_bounds__(SORTERS) sort_rows(int32_t *table, int64_t stride, int64_t n, int stretch, int size)
+static __global__ void __launch_bounds__(SORTERS)
+	sort_rows(int32_t *table, int64_t stride, int64_t n, int stretch, int size)
 {
 	extern __shared__ uint64_t key[];
 	int64_t first = (int64_t)blockIdx.x * stretch;
@@ -165,8 +167,8 @@ cudaError_t launch_neighbours_up(const struct launch *l, struct tensor table, st
 {
 	if (parents.rows == 0)
 		return cudaSuccess;
-	subdivide<<<(unsigned)((table.rows + 7) / 8), 256, 0, l->stream>>>((int32_t *)table.data, table.stride,
-		(const int32_t *)parents.data, parents.stride, table.rows);
+	subdivide<<<(unsigned)((table.rows + 7) / 8), 256, 0, l->stream>>>(
+		(int32_t *)table.data, table.stride, (const int32_t *)parents.data, parents.stride, table.rows);
 	cudaError_t status = cudaGetLastError();
 	return status == cudaSuccess ? sort_table(l, table) : status;
 }

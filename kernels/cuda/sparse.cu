@@ -1,5 +1,5 @@
 /* sparse.cu - convolutions as the backend calls them: weights packed, a kernel chosen, shared sums put together.
- * Packed weights: [tap][out][in] in taps of the official order; for the subdivision [child * 8 + parent][out][in], each
+ * Packed weights (layout: packed_row) have the taps of the official order; for the subdivision child * 8 + parent, each
  * the sum of the taps that meet that parent (see merged_column). */
 #include "conv.cuh"
 
@@ -9,7 +9,7 @@
 
 int64_t launch_pack_count(enum weight_kind kind, int64_t out, int64_t in)
 {
-	return (kind == WEIGHT_SPARSE3_UP ? CHILDREN * MERGED : TAPS) * out * in;
+	return (kind == WEIGHT_SPARSE3_UP ? CHILDREN * MERGED : TAPS) * out * ((in + PANEL - 1) / PANEL * PANEL);
 }
 
 /* Which of a child's 2 parents along an axis tap k (0, 1, 2) of child side d meets: fine coordinate d + k - 1. */
@@ -23,10 +23,13 @@ template <typename P, typename F>
 static __global__ void pack(P *packed, const F *from, enum weight_kind kind, int64_t out, int64_t in, int64_t n)
 {
 	for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
-		int64_t channel = i % in, o = i / in % out;
-		int t = (int)(i / (in * out));
+		int64_t panels = (in + PANEL - 1) / PANEL, row = i / PANEL, o = row % out;
+		int64_t channel = row / out % panels * PANEL + ((i / 8 ^ o) % 8) * 8 + i % 8;
+		int t = (int)(row / (out * panels));
 		float sum = 0;
-		if (kind == WEIGHT_CONV3)
+		if (channel >= in)
+			sum = 0;
+		else if (kind == WEIGHT_CONV3)
 			sum = to_float(from[(o * in + channel) * TAPS + t]);
 		else if (kind == WEIGHT_SPARSE3)
 			sum = to_float(from[(o * TAPS + t) * in + channel]);
@@ -96,15 +99,44 @@ static struct output output_of(struct tensor y, const struct fused *f)
 		.gate = f->gate,
 		.act = f->act,
 		.cols = (int)y.cols,
-		.pairs = pairs_of(y.data, y.dtype, y.stride) &&
-			 (!r.data || pairs_of(r.data, r.dtype, r.stride)),
+		.pairs = pairs_of(y.data, y.dtype, y.stride) && (!r.data || pairs_of(r.data, r.dtype, r.stride)),
 	};
+}
+
+/* wgmma pays from 64 columns on. */
+static bool takes_wgmma(const struct launch *l, int out)
+{
+	return l->capability == 90 && !l->force_mma && out > 32;
+}
+
+/* How many blocks share out one tile's sum: fills the chip where tiles are few. depth: products of the sum. */
+static int splits_of(const struct launch *l, int64_t rows, int children, int out, int64_t depth)
+{
+	int cols = takes_wgmma(l, out) ? conv_cols_hopper(out, depth) : conv_cols_mma(out), best = 1;
+	int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS * ((out + cols - 1) / cols) * children;
+	int64_t slots = (cols > 128 ? 1 : 2) * l->sm_count; /* blocks that run at a time */
+	double least = 0;
+	for (int splits = 1; splits <= 4 && depth / splits >= 512; splits++) {
+		/* Waves of blocks, each as long as its share of the sum; parts that are stored and read again weigh
+		 * like 400 products each (H100). */
+		double cost = (double)((tiles * splits + slots - 1) / slots) / splits * (double)depth;
+		if (splits > 1)
+			cost += 400.0 * (1 + splits) * (double)tiles / (double)slots;
+		if (splits == 1 || cost < least * 0.97) {
+			least = cost;
+			best = splits;
+		}
+	}
+	return best;
 }
 
 int64_t launch_conv_room(const struct launch *l, enum weight_kind kind, int64_t rows, int64_t out, int64_t in)
 {
-	int children = kind == WEIGHT_SPARSE3_UP ? CHILDREN : 1;
-	int splits = conv_splits_mma(l, rows, children, (int)out, in * (kind == WEIGHT_SPARSE3_UP ? MERGED : TAPS));
+	bool is_up = kind == WEIGHT_SPARSE3_UP;
+	if (kind == WEIGHT_CONV3 && in <= 32)
+		return 0;
+	int children = is_up ? CHILDREN : 1,
+	    splits = splits_of(l, rows, children, (int)out, in * (is_up ? MERGED : TAPS));
 	return splits > 1 ? splits * rows * children * ((out + 1) / 2 * 2) : 0;
 }
 
@@ -116,12 +148,15 @@ static cudaError_t convolve(const struct launch *l, struct conv c, enum dtype dt
 	c.splits = 1;
 	if (c.rows == 0 || c.out == 0)
 		return cudaSuccess;
-	if (!is_half || c.in % 8 != 0 || c.x_stride % 8 != 0 || ((uintptr_t)c.x | (uintptr_t)c.w) % 16 != 0)
+	if (!is_half || c.in % 8 != 0 || c.x_stride % 8 != 0 || c.x_stride > INT32_MAX ||
+		((uintptr_t)c.x | (uintptr_t)c.w) % 16 != 0)
 		return conv_launch_fma(l, c, dtype);
+	if (c.gather == GATHER_CUBE && c.in <= 32)
+		return conv_launch_cube(l, c, dtype);
 	if (room)
-		c.splits = conv_splits_mma(l, c.rows, children, c.out, (int64_t)c.in * c.taps);
+		c.splits = splits_of(l, c.rows, children, c.out, (int64_t)c.in * c.taps);
 	c.partial = room;
-	cudaError_t status = conv_launch_mma(l, c, dtype);
+	cudaError_t status = takes_wgmma(l, c.out) ? conv_launch_hopper(l, c, dtype) : conv_launch_mma(l, c, dtype);
 	if (c.splits == 1 || status != cudaSuccess)
 		return status;
 	int64_t rows = c.rows * children, blocks = (rows * ((c.out + 1) / 2) + 255) / 256;
