@@ -316,6 +316,18 @@ static bool parse_cuda(const char *name, int *ordinal)
 	return !*end;
 }
 
+/* Whether anybody would miss CUDA here: there is the plugin, or a driver. Else it is nothing to speak of that the CPU is used. */
+static bool expects_cuda(void)
+{
+	static const char *const signs[] = {"/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"};
+	char path[PATH_MAX];
+	struct error err;
+	bool found = getenv("TRELLIS_PLUGIN_DIR") || find_plugin(path, &err);
+	for (size_t i = 0; i < sizeof signs / sizeof *signs; i++)
+		found |= access(signs[i], F_OK) == 0;
+	return found;
+}
+
 static bool open_auto(struct device *d, const struct device_wish *wish, struct error *err)
 {
 	struct error reasons = {""};
@@ -326,6 +338,8 @@ static bool open_auto(struct device *d, const struct device_wish *wish, struct e
 	bool cuda = open_cuda(d, wish, -1, act, &count, &reasons);
 	if (!cuda && !open_cpu(d, wish, false, err))
 		return false;
+	if (!cuda && !expects_cuda())
+		reasons.text[0] = '\0';
 	if (!cuda && wish->dtype && act != DTYPE_F32)
 		add_reason(&reasons, -1, "the CPU computes in f32 instead");
 	d->info.count = count;

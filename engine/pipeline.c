@@ -9,6 +9,7 @@
 #include "mesh.h"
 #include "model_tensors.h"
 #include "prepare_image.h"
+#include "probe.h"
 #include "rng.h"
 #include "stages.h"
 
@@ -180,9 +181,12 @@ const struct trellis_device *trellis_device(const struct trellis *t)
 	return &t->device.info;
 }
 
-bool trellis_device_failed(const struct trellis *t)
+bool trellis_device_failed(struct trellis *t, struct error *err)
 {
-	return t->backend->fault == FAULT_MEMORY || t->backend->fault == FAULT_DEVICE;
+	if (t->backend->fault == FAULT_MEMORY || t->backend->fault == FAULT_DEVICE)
+		return true;
+	/* A job that came to nothing may have been computed wrong. */
+	return t->device.plugin && !probe_backend(t->backend, err);
 }
 
 /* How far loading is. */

@@ -135,9 +135,9 @@ const struct trellis_device *trellis_device(const struct trellis *t); /* owned b
  * TRELLIS_LOAD, fraction by bytes. When memory runs out they are loaded stage by stage from then on, which is no failure. */
 bool trellis_load(struct trellis *t, trellis_progress_fn progress, void *user, struct error *err);
 
-/* Whether the last failure was the device's: lost, or out of memory with nothing left to give back. Another process or
- * another device may do what failed. */
-bool trellis_device_failed(const struct trellis *t);
+/* After a failed call: whether the device was to blame, so that another process or another device may do it. It is lost, out
+ * of memory with nothing left to give back, or computes wrong results when it is probed again (err then says so). */
+bool trellis_device_failed(struct trellis *t, struct error *err);
 
 /* Pictures of one object to its latent. n_views must be 1 for now. progress may be NULL. */
 bool trellis_generate(struct trellis *t, const struct trellis_image *views, int n_views,

@@ -74,7 +74,7 @@ Test(device_faults, loading_can_be_cancelled)
 	cr_expect(!trellis_load(t, watch, &told, &err));
 	cr_expect_str_eq(err.text, "cancelled");
 	cr_expect_eq(told.n, 5);
-	cr_expect(!trellis_device_failed(t));
+	cr_expect(!trellis_device_failed(t, &err));
 	told = (struct told){0};
 	cr_expect(trellis_load(t, watch, &told, &err), "%s", err.text);
 	close_model(t);
@@ -125,7 +125,7 @@ Test(device_faults, no_memory_in_a_job)
 	double got = run_job(t, &ok);
 	cr_expect(ok, "%s", err.text);
 	cr_expect_eq(got, wanted);
-	cr_expect(!trellis_device_failed(t));
+	cr_expect(!trellis_device_failed(t, &err));
 	close_model(t);
 }
 
@@ -136,7 +136,7 @@ Test(device_faults, no_memory_again_and_again)
 	run_job(t, &ok);
 	cr_expect(!ok);
 	cr_expect_str_eq(err.text, "out of device memory: 1234 bytes wanted");
-	cr_expect(trellis_device_failed(t), "another device might do it");
+	cr_expect(trellis_device_failed(t, &err), "another device might do it");
 	close_model(t);
 }
 
@@ -147,9 +147,9 @@ Test(device_faults, the_device_is_lost)
 	run_job(t, &ok);
 	cr_expect(!ok);
 	cr_expect(strstr(err.text, "an illegal memory access"), "%s", err.text);
-	cr_expect(trellis_device_failed(t));
+	cr_expect(trellis_device_failed(t, &err));
 	run_job(t, &ok);
-	cr_expect(!ok && trellis_device_failed(t), "it came back");
+	cr_expect(!ok && trellis_device_failed(t, &err), "it came back");
 	close_model(t);
 }
 
@@ -157,7 +157,7 @@ Test(device_faults, the_device_is_lost_while_loading)
 {
 	struct trellis *t = open_model("load=sticky", false);
 	cr_expect(!trellis_load(t, NULL, NULL, &err));
-	cr_expect(trellis_device_failed(t));
+	cr_expect(trellis_device_failed(t, &err));
 	close_model(t);
 }
 
@@ -167,9 +167,24 @@ Test(device_faults, one_call_fails)
 	bool ok;
 	struct trellis *t = open_model("call=40", false);
 	run_job(t, &ok);
-	cr_expect(!ok && !trellis_device_failed(t));
+	cr_expect(!ok);
 	cr_expect_str_eq(err.text, "fakeLaunch failed: 719");
+	cr_expect(!trellis_device_failed(t, &err));
 	run_job(t, &ok);
 	cr_expect(ok, "%s", err.text);
+	close_model(t);
+}
+
+/* Results that are wrong all of a sudden make an empty or an overfull structure: the device is asked before the picture is
+ * blamed. */
+Test(device_faults, wrong_results_all_of_a_sudden)
+{
+	bool ok;
+	struct trellis *t = open_model("wrong=40", false);
+	run_job(t, &ok);
+	cr_expect(!ok);
+	cr_expect(strstr(err.text, "the structure"), "%s", err.text);
+	cr_expect(trellis_device_failed(t, &err));
+	cr_expect(strstr(err.text, "fake computes wrong results"), "%s", err.text);
 	close_model(t);
 }

@@ -185,7 +185,7 @@ int command_check(int argc, char **argv)
 	if (d.info.note[0])
 		printf("note: %s\n", d.info.note);
 	k.b = d.backend;
-	c.half = strcmp(d.info.dtype, "f32") != 0;
+	c.half = !strcmp(d.info.dtype, "f32") ? 0 : !strcmp(d.info.dtype, "f16") ? 1 : 8;
 	check_directory(&k, k.root, 0);
 	device_close(&d);
 	if (c.taps_left)

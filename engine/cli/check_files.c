@@ -269,9 +269,10 @@ void check_flexicubes(struct check *k, const char *path)
 	int32_t *cases = NULL;
 	int64_t n_cases = 0;
 	struct safetensors *f = safetensors_open(path, &err);
-	bool ok = f != NULL, half = k->c->half;
+	bool ok = f != NULL;
+	int half = k->c->half;
 
-	k->c->half = false; /* done in f32 wherever */
+	k->c->half = 0; /* done in f32 wherever */
 	check_label(k, label, sizeof label, path);
 	for (int i = 0; ok && i < 5; i++)
 		if (i != 3 || safetensors_find(f, names[i])) /* colours may be absent */

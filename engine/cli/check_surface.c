@@ -66,9 +66,8 @@ static void compare_attributes(
 		error += pow((double)s->attrs[6 * match[i / 6] + i % 6] - (double)wanted[i], 2);
 		size += pow((double)wanted[i], 2);
 	}
-	double l2 = sqrt(error / size);
-	golden_verdict(g, "vertex_attrs", l2 <= MAX_ATTRIBUTE_L2, "L2 %.1e between nearest vertices (gate %g)", l2,
-		MAX_ATTRIBUTE_L2);
+	double l2 = sqrt(error / size), gate = MAX_ATTRIBUTE_L2 * g->comparison->half;
+	golden_verdict(g, "vertex_attrs", l2 <= gate, "L2 %.1e between nearest vertices (gate %g)", l2, gate);
 }
 
 static void check_nearly(struct golden *g, const struct surface *s)
@@ -84,15 +83,15 @@ static void check_nearly(struct golden *g, const struct surface *s)
 		free(match);
 		return;
 	}
-	double near = NEAR_EDGES * mean_edge(s);
+	double near = NEAR_EDGES * mean_edge(s), share = MAX_SHARE * g->comparison->half;
 	st_read_f32(wanted, vertices);
 	int64_t lost = count_strays(wanted, n, s->vertices, s->n_vertices, near, match),
 		added = count_strays(s->vertices, s->n_vertices, wanted, n, near, NULL);
-	golden_verdict(g, "vertices", (double)(lost + added) <= MAX_SHARE * (double)n,
+	golden_verdict(g, "vertices", (double)(lost + added) <= share * (double)(n + s->n_vertices),
 		"%lld of %lld stray, %lld of ours (gate %g of all)", (long long)lost, (long long)n, (long long)added,
-		MAX_SHARE);
-	golden_verdict(g, "faces", fabs((double)(s->n_faces - n_faces)) <= MAX_SHARE * (double)n_faces,
-		"%lld, wanted %lld (gate %g of all)", (long long)s->n_faces, (long long)n_faces, MAX_SHARE);
+		share);
+	golden_verdict(g, "faces", fabs((double)(s->n_faces - n_faces)) <= share * (double)n_faces,
+		"%lld, wanted %lld (gate %g of all)", (long long)s->n_faces, (long long)n_faces, share);
 	if (attrs && s->attrs && attrs->count == 6 * n) {
 		st_read_f32(wanted + 3 * n, attrs);
 		compare_attributes(g, s, wanted + 3 * n, match, n);

@@ -76,10 +76,11 @@ static void verdict_add(struct verdict *v, float got, float wanted)
 
 static void verdict_print(struct comparison *c, const char *label, const char *name, const struct verdict *v)
 {
-	const struct gate *g = gate_for(c, name);
+	struct gate g = *gate_for(c, name);
 	double l2 = v->square > 0 ? sqrt(v->square_error / v->square) : sqrt(v->square_error);
 	double worst = v->largest > 0 ? v->worst / v->largest : v->worst;
-	bool ok = v->finite && l2 <= g->l2 && worst <= g->worst;
+	g.l2 *= c->half ? c->half : 1;
+	bool ok = v->finite && l2 <= g.l2 && worst <= g.worst;
 
 	c->compared++;
 	c->failed += !ok;
@@ -88,7 +89,7 @@ static void verdict_print(struct comparison *c, const char *label, const char *n
 	printf("%-6s %-28s %-24s L2 %.1e  worst %.1e at %" PRId64 ": %.8g, wanted %.8g", ok ? "ok" : "FAILED", label,
 		name, l2, worst, v->worst_at, (double)v->got, (double)v->wanted);
 	if (!ok)
-		printf("  (gates: L2 %.0e, worst %.0e)", g->l2, g->worst);
+		printf("  (gates: L2 %.1e, worst %.0e)", g.l2, g.worst);
 	printf("\n");
 }
 
@@ -380,7 +381,7 @@ static int64_t count_different(const int32_t *a, int64_t n, const int32_t *b, in
 
 void golden_voxels(struct golden *g, const char *name, const int32_t *values, int64_t n)
 {
-	const double share = 0.005; /* logits within rounding of the threshold */
+	const double share = 0.005 * g->comparison->half; /* logits within rounding of the threshold */
 	if (!g->comparison->half) {
 		golden_integers(g, name, values, n, 3);
 		return;

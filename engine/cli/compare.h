@@ -10,7 +10,8 @@ struct comparison {
 	int compared, expected, failed; /* tensors */
 	int taps_left;			/* intermediates in the files that no stage of ours produces */
 	bool quiet;			/* print failures only */
-	bool half;			/* computed in half precision: the wider gates */
+	/* The wider gates of half precision: 1 for f16, 8 for bf16, whose rounding is so many times coarser; 0 for f32. */
+	int half;
 };
 
 /* A file of expectations: "expect.NAME" must be compared, "tap.NAME" may be, others are inputs. */

@@ -125,6 +125,13 @@ static bool fail(struct job_run *run, enum job_failure kind, const struct error 
 	return false;
 }
 
+/* The engine failed: the device's fault or the job's. */
+static bool fail_computing(struct job_run *run, struct trellis *t, struct error *err)
+{
+	bool cancelled = atomic_load(&run->worker->cancel);
+	return fail(run, !cancelled && trellis_device_failed(t, err) ? JOB_DEVICE : JOB_FAILED, err);
+}
+
 /* Read rather than mapped: a file that its writer shortens meanwhile must not raise SIGBUS. */
 static bool read_picture(struct job_run *run, struct trellis_image *image, struct error *err)
 {
@@ -211,12 +218,12 @@ static bool run_job(struct trellis *t, struct job_run *run)
 	bool ok = trellis_generate(t, &image, 1, &params, tell_progress, run, &latent, &err);
 	trellis_image_finish(&image);
 	if (!ok)
-		return fail(run, trellis_device_failed(t) ? JOB_DEVICE : JOB_FAILED, &err);
+		return fail_computing(run, t, &err);
 	ok = trellis_decode(t, &latent, &params, tell_progress, run, &mesh, &err);
 	MESSAGE_STRING(result.result.cutout, latent.cutout);
 	trellis_latent_finish(&latent);
 	if (!ok)
-		return fail(run, trellis_device_failed(t) ? JOB_DEVICE : JOB_FAILED, &err);
+		return fail_computing(run, t, &err);
 	result.result.vertices = (uint64_t)mesh.n_vertices;
 	result.result.faces = (uint64_t)mesh.n_faces;
 	ok = write_outputs(run, &mesh, &result.result);

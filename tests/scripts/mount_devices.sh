@@ -137,6 +137,12 @@ status_is '[.errors[].text] | any(startswith("cuda:0 failed and the job is done 
 status_is '.device.name == "cuda:0 Fake" and .worker.starts == 2 and .failed == 0' 30
 mount_stop
 
+# Results that are wrong all of a sudden: not the picture is blamed, and not this job's result published.
+begin_real 'wrong=40' 1
+job a
+status_is '[.errors[].text] | any(startswith("cuda:0 failed and the job is done again: fake computes wrong results"))' 30
+mount_stop
+
 # The device vanishes with it: the next worker is on the CPU and says so.
 begin_real 'sticky=40 vanish=1' 1
 job a
