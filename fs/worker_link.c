@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,8 @@
 #include <unistd.h>
 
 #define KILL_MS 2000 /* between asking and killing */
+#define LOST_MS 3000 /* between killing and giving up: a process inside a driver that hangs can't die */
+#define END_MS 500   /* of a killed process, when the link itself ends */
 #define BACKOFF_MIN_MS 500
 #define BACKOFF_MAX_MS 60000
 #define MESSAGES_A_TURN 1000
@@ -46,7 +49,8 @@ struct worker_link {
 	long oom_before; /* the kernel's count when the worker started */
 
 	/* Deadlines on the monotonic clock, 0: none. */
-	int64_t kill_at, hang_at, idle_at, start_at;
+	int64_t kill_at, lost_at, hang_at, idle_at, start_at;
+	pid_t lost_pid; /* given up; reaped when it can be */
 	int backoff_ms; /* of the next failure */
 
 	uint64_t job; /* 0: none */
@@ -78,7 +82,7 @@ static void close_fd(int *fd)
 /* Set the timer to the nearest deadline. A deadline that has passed fires at once. */
 static void link_arm(struct worker_link *link)
 {
-	const int64_t deadlines[] = {link->kill_at, link->hang_at, link->idle_at, link->start_at};
+	const int64_t deadlines[] = {link->kill_at, link->lost_at, link->hang_at, link->idle_at, link->start_at};
 	int64_t next = 0;
 	for (size_t i = 0; i < sizeof deadlines / sizeof *deadlines; i++)
 		if (deadlines[i] && (!next || deadlines[i] < next))
@@ -189,6 +193,8 @@ static void link_launch(struct worker_link *link)
 	link->end = END_NONE;
 	link->killed = link->greeted = false;
 	link->report.retry_s = 0;
+	if (link->lost_pid && waitpid(link->lost_pid, NULL, WNOHANG) == link->lost_pid)
+		link->lost_pid = 0;
 	link->report.state = WORKER_STARTING; /* an earlier problem stays until it is ready: status tells both */
 	if (link_spawn(link)) {
 		link->report.starts++;
@@ -377,15 +383,23 @@ static enum worker_outcome judge_job(const struct worker_link *link, enum worker
 	return death == DEATH_MEMORY ? WORKER_MEMORY : death == DEATH_ASKED ? WORKER_LOST : WORKER_CRASHED;
 }
 
-static void link_reap(struct worker_link *link)
+/* lost: it was killed and doesn't die, so it is left behind and counts as dead. */
+static void link_reap(struct worker_link *link, bool lost)
 {
-	int status;
+	int status = SIGKILL; /* of a lost one */
 	char text[sizeof link->report.problem];
-	if (!link->report.pid || waitpid(link->report.pid, &status, WNOHANG) != link->report.pid)
+	if (!link->report.pid)
 		return;
+	if (waitpid(link->report.pid, &status, WNOHANG) != link->report.pid) {
+		if (!lost)
+			return;
+		link->lost_pid = link->report.pid;
+		size_t n = strlen(link->report.problem);
+		snprintf(link->report.problem + n, sizeof link->report.problem - n, "%sit does not die", n ? "; " : "");
+	}
 	link->report.pid = 0;
 	link->report.state = WORKER_STOPPING;
-	link->kill_at = link->hang_at = link->idle_at = 0;
+	link->kill_at = link->lost_at = link->hang_at = link->idle_at = 0;
 	link_receive(link); /* its last words */
 	enum worker_death death =
 		worker_process_judge(status, link->oom_before, worker_process_oom_kills(VMSTAT), text, sizeof text);
@@ -431,10 +445,13 @@ static void link_expire(struct worker_link *link)
 		return; /* disarmed since */
 	if (link->kill_at && now >= link->kill_at) {
 		link->kill_at = link->hang_at = link->idle_at = 0;
+		link->lost_at = now + LOST_MS;
 		link->killed = true;
 		link->report.state = WORKER_STOPPING;
 		kill(link->report.pid, SIGKILL);
 	}
+	if (link->lost_at && now >= link->lost_at)
+		link_reap(link, true);
 	if (link->hang_at && now >= link->hang_at)
 		link_hung(link);
 	if (link->idle_at && now >= link->idle_at)
@@ -455,7 +472,7 @@ void worker_link_handle(struct worker_link *link)
 		if (events[i].data.fd == link->timer)
 			link_expire(link);
 		else if (events[i].data.fd == link->pidfd)
-			link_reap(link);
+			link_reap(link, false);
 		else if (events[i].data.fd == link->socket)
 			link_receive(link);
 	}
@@ -524,8 +541,10 @@ void worker_link_destroy(struct worker_link *link)
 	if (!link)
 		return;
 	if (link->report.pid) {
+		struct pollfd dead = {.fd = link->pidfd, .events = POLLIN};
 		kill(link->report.pid, SIGKILL);
-		waitpid(link->report.pid, NULL, 0);
+		poll(&dead, 1, END_MS);
+		waitpid(link->report.pid, NULL, WNOHANG);
 	}
 	for (int i = 0; i < JOB_OUTPUTS; i++)
 		close_fd(&link->output_fds[i]);

@@ -12,6 +12,8 @@
  *      |                    +---- backoff <-----+      0.5 s, doubling to 60 s
  *      +-- idle_s without a job, or stop()
  *
+ * A killed worker that doesn't die, because it is inside a driver that hangs, is left behind after 3 s.
+ *
  * The link holds no queue: it takes one job at a time, and only when ready. Every submitted job ends in exactly one
  * `done` event, whatever happens to the worker. Death by a signal while a job runs is the job's mark only when nobody
  * asked for it: a signal we sent, or a polite one (TERM, INT, HUP, QUIT) from outside, is not. Neither is a device that

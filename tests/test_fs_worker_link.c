@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -211,6 +212,51 @@ Test(worker_link, hung_in_a_job)
 {
 	expect_fault(
 		"hang", WORKER_HUNG, false, "the worker gave no sign of life for 1 s while structure, and was killed");
+}
+
+/* Keeps a process from being reaped by its parent, as a driver that hangs does: it traces it and doesn't look. The pid of the
+ * tracer; 0 when tracing is not allowed here. */
+static pid_t hold(pid_t pid)
+{
+	int pair[2];
+	char ok = 0;
+	cr_assert_eq(pipe(pair), 0);
+	pid_t tracer = fork();
+	if (tracer == 0) {
+		ok = ptrace(PTRACE_SEIZE, pid, NULL, NULL) == 0;
+		_exit(write(pair[1], &ok, 1) == 1 && ok ? (pause(), 0) : 1);
+	}
+	cr_assert_eq(read(pair[0], &ok, 1), 1);
+	close(pair[0]);
+	close(pair[1]);
+	if (!ok)
+		waitpid(tracer, NULL, 0);
+	return ok ? tracer : 0;
+}
+
+Test(worker_link, a_worker_that_cannot_die_is_left_behind)
+{
+	struct seen seen;
+	struct error err;
+	int fds[1 + N_OUTPUTS];
+	struct message_job job = job_of(5, "in/bad.png");
+	link_to(&seen, "hang only=bad", 0, 1);
+	open_files(fds, "picture");
+	worker_link_start(seen.link);
+	run_until_state(&seen, WORKER_READY);
+	pid_t worker = worker_link_report(seen.link)->pid, tracer = hold(worker);
+	if (!tracer)
+		cr_skip_test("processes can't be traced here");
+	cr_assert(worker_link_submit(seen.link, &job, fds, &err), "%s", err.text);
+	run_until(&seen, &seen.done, 1);
+	cr_expect_eq(seen.last.outcome, WORKER_HUNG);
+	cr_expect_not_null(strstr(seen.text, "and was killed; it does not die"), "%s", seen.text);
+	run_until_state(&seen, WORKER_READY); /* another one */
+	cr_expect_neq(worker_link_report(seen.link)->pid, worker);
+	kill(tracer, SIGKILL);
+	waitpid(tracer, NULL, 0);
+	close_files(fds);
+	worker_link_destroy(seen.link);
 }
 
 Test(worker_link, nonsense_in_a_job)
