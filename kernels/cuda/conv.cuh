@@ -144,15 +144,16 @@ template <typename T> struct alignas(2 * sizeof(T)) pair {
 	T a, b;
 };
 
-/* act(v + bias) * gate for columns col and col + 1, the second only below cols. */
-__device__ __forceinline__ float2 without_residual(const struct output &o, int col, float2 v)
+/* act(v + bias) * gate for columns col and col + 1, the second only below cols. The network's convolutions have no
+ * activation: only conv_fma.cu has the code, which would be most of what the others consist of. */
+template <bool ACT> __device__ __forceinline__ float2 without_residual(const struct output &o, int col, float2 v)
 {
 	int second = col + 1 < o.cols ? col + 1 : col;
 	if (o.bias) {
 		v.x += __ldg(o.bias + col);
 		v.y += __ldg(o.bias + second);
 	}
-	if (o.act != ACT_NONE) {
+	if (ACT) {
 		v.x = activated(v.x, o.act);
 		v.y = activated(v.y, o.act);
 	}
@@ -181,10 +182,11 @@ __device__ __forceinline__ void store_number(void *p, enum dtype type, int64_t i
 }
 
 /* y[row, col] and, below cols, y[row, col + 1] = residual + gate * act(sum + bias). */
+template <bool ACT = false>
 __device__ __forceinline__ void finish_pair(const struct output &o, int64_t row, int col, float2 v)
 {
 	int64_t y = row * o.y_stride + col, r = row * o.residual_stride + col;
-	v = without_residual(o, col, v);
+	v = without_residual<ACT>(o, col, v);
 	store_number(o.y, o.y_type, y, v.x + (o.residual ? load_number(o.residual, o.residual_type, r) : 0));
 	if (col + 1 < o.cols)
 		store_number(
@@ -235,7 +237,7 @@ __device__ __forceinline__ void store_row(
 	}
 #pragma unroll
 	for (int j = 0; j < N; j++)
-		v[j] = without_residual(o, col + 8 * j, v[j]);
+		v[j] = without_residual<false>(o, col + 8 * j, v[j]);
 	int64_t y = row * o.y_stride + col, r = row * o.residual_stride + col;
 	if (o.residual && o.residual_type == DTYPE_F32)
 		add_row<float>(v, o.residual, r);
@@ -251,7 +253,7 @@ __device__ __forceinline__ void store_row(
 		write_row<__nv_bfloat16>(o.y, y, v);
 }
 
-/* conv_mma.cu: f16 or bf16, in a multiple of 8, x and w aligned to 16 bytes, x_stride a multiple of 8. */
+/* conv_mma.cu: f16 or bf16, no activation, in a multiple of 8, x and w aligned to 16 bytes, x_stride a multiple of 8. */
 cudaError_t conv_launch_mma(const struct launch *l, const struct conv &c, enum dtype dtype);
 /* conv_hopper.cu: the same with wgmma, on sm_90a only. */
 cudaError_t conv_launch_hopper(const struct launch *l, const struct conv &c, enum dtype dtype);

@@ -65,7 +65,7 @@ template <typename T> static __global__ void __launch_bounds__(THREADS) conv_fma
 		for (int j = 0; j < 4; j += 2) {
 			int col = blockIdx.y * COLS + tx * 4 + j;
 			if (row >= 0 && col < c.out)
-				finish_pair(c.output, (int64_t)row * children + child, col,
+				finish_pair<true>(c.output, (int64_t)row * children + child, col,
 					make_float2(sums[i][j], sums[i][j + 1]));
 		}
 	}

@@ -148,7 +148,7 @@ static cudaError_t convolve(const struct launch *l, struct conv c, enum dtype dt
 	c.splits = 1;
 	if (c.rows == 0 || c.out == 0)
 		return cudaSuccess;
-	if (!is_half || c.in % 8 != 0 || c.x_stride % 8 != 0 || c.x_stride > INT32_MAX ||
+	if (!is_half || c.output.act != ACT_NONE || c.in % 8 != 0 || c.x_stride % 8 != 0 || c.x_stride > INT32_MAX ||
 		((uintptr_t)c.x | (uintptr_t)c.w) % 16 != 0)
 		return conv_launch_fma(l, c, dtype);
 	if (c.gather == GATHER_CUBE && c.in <= 32)
