@@ -12,6 +12,7 @@
  *   crash-at=STEP signal=N exit=N         die: SIGSEGV, that signal (both at STEP, default 3), or exit
  *   hang deaf               stop talking for ever; ignore CANCEL and the end of the socket for 60 s
  *   nonsense wrong-size     break the protocol's rules
+ *   times=FILE              write down when a job comes and when its result goes, in seconds, a line each
  *   only=TEXT               do all this only to jobs whose name contains TEXT */
 #include "protocol.h"
 
@@ -26,6 +27,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define STEPS 10
@@ -88,6 +90,18 @@ static int number(const struct fake *f, const char *name, int otherwise)
 {
 	char value[128];
 	return f->on && find_switch(f, name, value, sizeof value) ? atoi(value) : otherwise;
+}
+
+static void stamp(const struct fake *f, const char *what)
+{
+	char path[128];
+	struct timespec t;
+	FILE *out = find_switch(f, "times", path, sizeof path) ? fopen(path, "ae") : NULL;
+	if (!out)
+		return;
+	clock_gettime(CLOCK_REALTIME, &t);
+	fprintf(out, "%s %ld.%09ld\n", what, (long)t.tv_sec, t.tv_nsec);
+	fclose(out);
 }
 
 static void hang(void)
@@ -369,9 +383,11 @@ static void serve(struct fake *f)
 		f->on = !find_switch(f, "only", only, sizeof only) || strstr(m.job.name, only);
 		f->job = m.job.id;
 		f->cancelled = false;
+		stamp(f, "start");
 		work(f, &m.job, fds);
 		for (int i = 0; i < message_fds(&m); i++)
 			close(fds[i]);
+		stamp(f, "ready");
 		send_or_end(&f->answer);
 		if (f->answer.type == MESSAGE_FAILURE && f->answer.failure.kind == JOB_DEVICE)
 			exit(0);

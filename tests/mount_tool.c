@@ -7,6 +7,7 @@
  *   commit-apart FILE SOURCE  write and close, with the fsync through a second descriptor, which is kept (NFSv4)
  *   watch FOLDER            print inotify events of a folder, "EVENT NAME" a line, until killed
  *   watch-file FILE         the same for one file
+ *   watch-times FOLDER      the same as watch, with the seconds since 1970 at the end of each line
  *   poll FILE MS            wait for POLLPRI on a file: exit status 0 if it comes
  *   excl FILE               open(O_CREAT|O_EXCL), print the errno's name
  *   handle FILE             print the file's handle, as an NFS server would give it out
@@ -148,7 +149,7 @@ static int hold(const char *path, const char *source, bool sync, bool apart)
 		pause();
 }
 
-static int watch(const char *path)
+static int watch(const char *path, bool times)
 {
 	static const struct {
 		uint32_t bit;
@@ -168,11 +169,16 @@ static int watch(const char *path)
 		ssize_t n = read(fd, buffer, sizeof buffer);
 		if (n <= 0)
 			return fail("inotify");
+		struct timespec now;
+		char when[32] = "";
+		clock_gettime(CLOCK_REALTIME, &now);
+		if (times)
+			snprintf(when, sizeof when, " %ld.%09ld", (long)now.tv_sec, now.tv_nsec);
 		for (char *p = buffer; p < buffer + n;) {
 			const struct inotify_event *event = (const void *)p;
 			for (size_t i = 0; i < sizeof names / sizeof *names; i++)
 				if (event->mask & names[i].bit)
-					printf("%s %s\n", names[i].name, event->len ? event->name : "");
+					printf("%s %s%s\n", names[i].name, event->len ? event->name : "", when);
 			p += sizeof *event + event->len;
 		}
 	}
@@ -287,8 +293,8 @@ int main(int argc, char **argv)
 		return hold(path, third, false, false);
 	if (strcmp(what, "commit") == 0 || strcmp(what, "commit-apart") == 0)
 		return hold(path, third, true, strcmp(what, "commit-apart") == 0);
-	if (strcmp(what, "watch") == 0 || strcmp(what, "watch-file") == 0)
-		return watch(path);
+	if (strcmp(what, "watch") == 0 || strcmp(what, "watch-file") == 0 || strcmp(what, "watch-times") == 0)
+		return watch(path, strcmp(what, "watch-times") == 0);
 	if (strcmp(what, "poll") == 0)
 		return wait_for_pri(path, atoi(third));
 	if (strcmp(what, "handle") == 0)
