@@ -117,7 +117,7 @@ bool workers_note_failure(struct workers *w, const struct worker_slot *slot, str
 	return a_device_may(w, input) || (is_auto(w) && !(input->failed_devices & 1));
 }
 
-/* Each device its worker, as soon as it is known how many there are. */
+/* Each device its worker, as soon as it is known how many there are: while the first one still loads. */
 static void spread(struct workers *w)
 {
 	const struct worker_report *r = worker_link_report(w->slots[0].link);
@@ -125,7 +125,7 @@ static void spread(struct workers *w)
 	char numbers[2][16], device[24];
 	struct error err;
 	bool named = w->options->device && !is_auto(w) && strcmp(w->options->device, "cuda") != 0;
-	if (w->spread || named || (r->state != WORKER_READY && r->state != WORKER_BUSY) || r->status.ordinal < 0 ||
+	if (w->spread || named || !r->have_status || !*r->status.device || r->status.ordinal < 0 ||
 		r->status.devices < 2)
 		return;
 	w->spread = true;
