@@ -4,7 +4,8 @@
  *
  * What comes out of a job is noise, but there are about N voxels (10,000) whatever the picture: the structure flow's
  * velocity is zero, so its latent is the seed's noise; the structure decoder's blocks pass that noise on and its last
- * layer compares it with a constant. Every operation of the network still runs. */
+ * layer compares it with a constant. The mesh decoder's subdivisions pass on what their parents have, so that the surface
+ * is made of flat pieces rather than of noise. Every operation of the network still runs. */
 #include "cli/large.h"
 #include "model_tensors.h"
 #include "safetensors.h"
@@ -119,6 +120,8 @@ static void add(void *user, const char *name, int ndim, const int64_t *dim, bool
 		fail("a tensor is larger than expected");
 	if (w->role == ROLE_STRUCTURE_DECODER)
 		made = decoder_tensor(w, name, ndim, dim, count);
+	else if (w->role == ROLE_MESH_DECODER && strstr(name, ".out_layers.3.conv."))
+		made = own(w, count);
 	else if (w->role == ROLE_STRUCTURE_FLOW && !strncmp(name, "out_layer.", 10))
 		made = own(w, count);
 	size_t first = (size_t)rand() % (size_t)(POOL - count + 1);
