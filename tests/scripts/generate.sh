@@ -45,7 +45,10 @@ refuse 1 'huge.png: .*60000' "$bad/huge.png" -o "$out"
 refuse 1 'cannot write there' $input -o "$scratch/none/x.glb"
 refuse 1 'one file for 2 pictures' $input $input -o "$scratch/x.glb"
 refuse 1 'nothing.here: no such directory' --model nothing.here $input -o "$out"
-refuse 1 "device 'cuda'" --device cuda $input -o "$out"
+refuse 1 "device 'gpu' is unknown" --device gpu $input -o "$out"
+refuse 1 'cuda(:9999)?: ' --device cuda:9999 $input -o "$out"
+refuse 1 'dtype f16: the CPU computes in f32' --device cpu --dtype f16 $input -o "$out"
+refuse 2 '--memory much: wanted auto or low' --memory much $input
 refuse 2 "'fbx' is none of" --format glb,fbx $input -o "$out"
 refuse 2 '--steps 0' --steps 0 $input
 refuse 2 '--seed -1' --seed -1 $input
