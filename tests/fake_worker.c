@@ -13,7 +13,8 @@
  *   hang deaf               stop talking for ever; ignore CANCEL and the end of the socket for 60 s
  *   nonsense wrong-size     break the protocol's rules
  *   times=FILE              write down when a job comes and when its result goes, in seconds, a line each
- *   only=TEXT               do all this only to jobs whose name contains TEXT */
+ *   only=TEXT               do all this only to jobs whose name contains TEXT
+ *   once                    in @FILE: what stands before it is for the first who reads it */
 #include "protocol.h"
 
 #include <errno.h>
@@ -52,6 +53,11 @@ static void read_switches(struct fake *f)
 		f->switches[n] = 0;
 		if (file)
 			fclose(file);
+		const char *once = strstr(f->switches, " once ");
+		if (once && (file = fopen(text + 1, "we"))) {
+			fputs(once + 6, file);
+			fclose(file);
+		}
 	} else if (text) {
 		snprintf(f->switches, sizeof f->switches, "%s", text);
 	}

@@ -34,13 +34,13 @@ poisoned() {
 }
 
 switches ''
-FAKE_WORKER=@$dir/switches mount_start -o hang=1,preview=off
+FAKE_WORKER=@$dir/switches mount_start -o hang=2,preview=off
 mkdir "$mnt/in/d" && touch "$mnt"/in/d/{1..50}
 "$tool" stat "$mnt/in/d" 25 >"$dir/stat" &
 statter=$!
 
 # Killed by somebody in the middle of a job: told while the next one loads, and the job is done in the end.
-switches slow=150 load=800
+switches slow=300 once load=1500
 picture
 for _ in $(seq 80); do [ "$(field '.running | length')" = 1 ] && break || sleep 0.1; done
 pkill -9 -P $daemon -f fake_worker || fail "no worker was found"
@@ -48,14 +48,14 @@ told 'killed by signal 9 \(KILL\)'
 switches ''
 wait_for "$mnt/out/p$n.glb" 300
 
-switches hang
+switches hang once load=1500
 picture
-told 'no sign of life for 1 s while structure, and was killed'
+told 'no sign of life for 2 s while structure, and was killed'
 switches ''
-wait_for "$mnt/out/p$n.glb" 300 # hung once: tried again
+wait_for "$mnt/out/p$n.glb" 300
 switches "hang only=p$((n + 1)).png"
 picture
-poisoned 'given up after the device failed 2 times: the worker gave no sign of life for 1 s'
+poisoned 'given up after the device failed 2 times: the worker gave no sign of life for 2 s'
 switches oom
 picture
 poisoned 'out of memory: [0-9]+ bytes'
@@ -70,7 +70,7 @@ picture
 poisoned 'ended by itself with status 7'
 
 # Faults of the start: the picture waits, and is made once the next start works.
-for fault in bad-version:'the other side speaks version 99' hang-load:'no sign of life for 1 s while loading the model' no-model:'model directory /no/such/model does not exist'; do
+for fault in bad-version:'the other side speaks version 99' hang-load:'no sign of life for 2 s while loading the model' no-model:'model directory /no/such/model does not exist'; do
 	switches "${fault%%:*}"
 	pkill -9 -P $daemon -f fake_worker || fail "no worker was found"
 	picture
