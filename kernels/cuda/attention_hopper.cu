@@ -19,8 +19,8 @@ enum {
 	Q_TILE = 64 * ROW,    /* of one group */
 	KV_TILE = KEYS * ROW, /* of keys or of values */
 	STAGE = 2 * KV_TILE,
-	BARRIERS = 2 * GROUPS + 2 * STAGES,
-	SHARED = 1024 + GROUPS * Q_TILE + STAGES * STAGE + 8 * BARRIERS, /* tiles start at multiples of 1024 */
+	BARRIERS = 2 * 2 * GROUPS + 2 * STAGES,
+	SHARED = 1024 + 2 * GROUPS * Q_TILE + STAGES * STAGE + 8 * BARRIERS, /* tiles start at multiples of 1024 */
 	THREADS = 128 * (GROUPS + 1),
 };
 static_assert(SHARED <= 227 * 1024, "more than a block can have");
@@ -60,12 +60,11 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier)
 	asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/* May wait a little. */
-__device__ __forceinline__ bool barrier_try(uint32_t barrier, int phase)
+__device__ __forceinline__ bool barrier_passed(uint32_t barrier, int phase)
 {
 	int done;
 
-	asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
+	asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
 		     : "=r"(done)
 		     : "r"(barrier), "r"(phase)
 		     : "memory");
@@ -169,7 +168,7 @@ __device__ __forceinline__ uint32_t uniform(uint32_t x)
 	return __shfl_sync(0xffffffffu, x, 0);
 }
 
-/* Addresses in shared memory. */
+/* Addresses in shared memory. Queries are there twice: of this tile and of the next. */
 struct places {
 	uint32_t q, ring, q_full, q_empty, full, empty;
 };
@@ -178,12 +177,11 @@ __device__ __forceinline__ struct places places_in(void *shared)
 {
 	struct places at;
 
-	at.q = ((uint32_t)__cvta_generic_to_shared(shared) + 1023) & ~1023u;
-	at.q = uniform(at.q);
-	at.ring = at.q + GROUPS * Q_TILE;
+	at.q = uniform(((uint32_t)__cvta_generic_to_shared(shared) + 1023) & ~1023u);
+	at.ring = at.q + 2 * GROUPS * Q_TILE;
 	at.q_full = at.ring + STAGES * STAGE;
-	at.q_empty = at.q_full + 8 * GROUPS;
-	at.full = at.q_empty + 8 * GROUPS;
+	at.q_empty = at.q_full + 8 * 2 * GROUPS;
+	at.full = at.q_empty + 8 * 2 * GROUPS;
 	at.empty = at.full + 8 * STAGES;
 	return at;
 }
@@ -201,57 +199,64 @@ struct position {
 	}
 };
 
-/* Step i of a tile brings keys of tile i and values of tile i - 1. Tiles go from the last keys to the first. */
+/* Which buffer of queries, and the phase of its barriers. */
+struct queries {
+	int which, phase;
+
+	__device__ __forceinline__ void next()
+	{
+		phase ^= which;
+		which ^= 1;
+	}
+};
+
+/* Every step brings the next keys and the values of the keys before, from one tile of queries on to the next. Keys go from
+ * the last to the first. */
 static __device__ void produce(const struct attention &a, const struct tiles &t, const struct places &at,
 	const CUtensorMap *q_map, const CUtensorMap *k_map, const CUtensorMap *v_map)
 {
-	int steps = (a.keys + KEYS - 1) / KEYS, q_phase = 1;
+	int steps = (a.keys + KEYS - 1) / KEYS, row = 0;
 	struct position p = {0, 1};
+	struct queries q = {0, 1};
+	struct tile before = {};
 
-	for (int i = blockIdx.x; i < t.all; i += gridDim.x, q_phase ^= 1) {
+	for (int i = blockIdx.x; i < t.all; i += gridDim.x, q.next()) {
 		struct tile tile = tile_at(t, i);
 		for (int g = 0; g < GROUPS; g++) {
-			barrier_wait(at.q_empty + 8 * g, q_phase);
-			barrier_expect(at.q_full + 8 * g, Q_TILE);
+			int n = q.which * GROUPS + g;
+			barrier_wait(at.q_empty + 8 * n, q.phase);
+			barrier_expect(at.q_full + 8 * n, Q_TILE);
 			copy_tile(
-				at.q + g * Q_TILE, q_map, at.q_full + 8 * g, tile.head, tile.first + 64 * g, tile.part);
+				at.q + n * Q_TILE, q_map, at.q_full + 8 * n, tile.head, tile.first + 64 * g, tile.part);
 		}
-		for (int j = 0; j <= steps; j++, p.next()) {
+		for (int j = steps - 1; j >= 0; j--, p.next()) {
 			uint32_t full = at.full + 8 * p.stage, to = at.ring + p.stage * STAGE;
+			bool is_first = i == blockIdx.x && j == steps - 1;
 			barrier_wait(at.empty + 8 * p.stage, p.phase);
-			barrier_expect(full, j == 0 || j == steps ? KV_TILE : STAGE);
-			if (j < steps)
-				copy_tile(to, k_map, full, tile.head, (steps - 1 - j) * KEYS, tile.part);
-			if (j > 0)
-				copy_tile(to + KV_TILE, v_map, full, tile.head, (steps - j) * KEYS, tile.part);
+			barrier_expect(full, is_first ? KV_TILE : STAGE);
+			copy_tile(to, k_map, full, tile.head, j * KEYS, tile.part);
+			if (!is_first)
+				copy_tile(to + KV_TILE, v_map, full, before.head, row, before.part);
+			before = tile;
+			row = j * KEYS;
 		}
 	}
+	barrier_wait(at.empty + 8 * p.stage, p.phase);
+	barrier_expect(at.full + 8 * p.stage, KV_TILE);
+	copy_tile(at.ring + p.stage * STAGE + KV_TILE, v_map, at.full + 8 * p.stage, before.head, row, before.part);
 }
 
 template <typename T> struct consumer {
 	struct places at;
 	struct position p;
+	struct queries q;
 	int group, lane;
-	uint32_t q_operand, ring_operand;
+	uint32_t ring_operand;
 	float s[KEYS / 2], o[D / 2]; /* as in struct running */
 	uint32_t weights[KEYS / 4];
 	struct running softmax;
+	bool ready; /* the next step, when last looked at */
 
-	__device__ __forceinline__ void wait_step(bool ready = false)
-	{
-		barrier_wait(at.full + 8 * p.stage, p.phase, ready);
-	}
-	__device__ __forceinline__ void end_step()
-	{
-		if (lane == 0)
-			barrier_arrive(at.empty + 8 * p.stage);
-		p.next();
-	}
-	__device__ __forceinline__ void end_queries()
-	{
-		if (lane == 0)
-			barrier_arrive(at.q_empty + 8 * group);
-	}
 	/* Groups start their products one after the other: barrier 1 + g is group g's turn. */
 	__device__ __forceinline__ void wait_turn()
 	{
@@ -261,21 +266,47 @@ template <typename T> struct consumer {
 	{
 		asm volatile("bar.arrive %0, 256;" ::"r"(group == GROUPS - 1 ? 1 : 2 + group) : "memory");
 	}
-	__device__ __forceinline__ void start_scores()
+	/* A step: its scores and the results of the weights before, both optional. On return the scores are there. */
+	template <bool SCORES, bool VALUES> __device__ __forceinline__ void start_step()
 	{
-		uint32_t k = ring_operand + p.stage * (STAGE / 16);
+		uint32_t k = ring_operand + p.stage * (STAGE / 16), v = k + KV_TILE / 16;
+		uint32_t q_tile = operand(at.q + (q.which * GROUPS + group) * Q_TILE);
+
+		barrier_wait(at.full + 8 * p.stage, p.phase, ready);
+		wait_turn();
+		products_begin();
 #pragma unroll
-		for (int c = 0; c < D / 16; c++)
-			multiply_scores<T>(s, whole(q_operand + 2 * c), whole(k + 2 * c), c);
+		for (int c = 0; c < D / 16 && SCORES; c++)
+			multiply_scores<T>(s, whole(q_tile + 2 * c), whole(k + 2 * c), c);
 		products_commit();
-	}
-	__device__ __forceinline__ void start_values()
-	{
-		uint32_t v = ring_operand + p.stage * (STAGE / 16) + KV_TILE / 16;
 #pragma unroll
-		for (int n = 0; n < KEYS / 16; n++)
+		for (int n = 0; n < KEYS / 16 && VALUES; n++)
 			multiply_values<T>(o, weights + 4 * n, whole(v + n * (16 * ROW / 16)));
 		products_commit();
+		pass_turn();
+		products_wait<1>();
+		pin(s);
+	}
+	/* On return the results are there. */
+	__device__ __forceinline__ void end_step()
+	{
+		pin(s);
+		products_wait<0>();
+		pin(o);
+		if (lane == 0)
+			barrier_arrive(at.empty + 8 * p.stage);
+		p.next();
+		ready = barrier_passed(at.full + 8 * p.stage, p.phase);
+	}
+	__device__ __forceinline__ void wait_queries()
+	{
+		barrier_wait(at.q_full + 8 * (q.which * GROUPS + group), q.phase);
+	}
+	__device__ __forceinline__ void end_queries()
+	{
+		if (lane == 0)
+			barrier_arrive(at.q_empty + 8 * (q.which * GROUPS + group));
+		q.next();
 	}
 	__device__ __forceinline__ void pack_weights()
 	{
@@ -283,78 +314,28 @@ template <typename T> struct consumer {
 		for (int i = 0; i < KEYS / 4; i++)
 			weights[i] = packed<T>(s[2 * i], s[2 * i + 1]);
 	}
-	/* A group without queries in this tile keeps the others company. */
-	__device__ __forceinline__ void idle(int steps)
-	{
-		for (int j = 0; j <= steps; j++) {
-			wait_step();
-			if (j > 0 && j < steps) {
-				wait_turn();
-				pass_turn();
-			}
-			end_step();
-		}
-		end_queries();
-	}
-	/* All keys. left: keys in the first step, which is the last tile. */
-	__device__ __forceinline__ void attend(int steps, int left, float scale)
-	{
-#pragma unroll
-		for (int i = 0; i < D / 2; i++)
-			o[i] = 0.0f;
-		wait_step();
-		products_begin();
-		start_scores();
-		products_wait<0>();
-		pin(s);
-		end_step();
-		if (left < KEYS)
-#pragma unroll
-			for (int i = 0; i < KEYS / 2; i++)
-				if (8 * (i / 4) + 2 * (lane & 3) + i % 2 >= left)
-					s[i] = -INFINITY;
-		running_begin(s, softmax, scale);
-		running_weights(s, softmax);
-		pack_weights();
-		bool ready = barrier_try(at.full + 8 * p.stage, p.phase);
-		for (int j = 1; j < steps; j++) {
-			wait_step(ready);
-			wait_turn();
-			products_begin();
-			start_scores();
-			start_values();
-			pass_turn();
-			products_wait<1>();
-			pin(s);
-			bool moved = running_exponents(s, softmax, scale);
-			running_weights(s, softmax);
-			pin(s);
-			products_wait<0>();
-			pin(o);
-			end_step();
-			ready = barrier_try(at.full + 8 * p.stage, p.phase);
-			if (moved)
-#pragma unroll
-				for (int i = 0; i < D / 2; i++)
-					o[i] *= softmax.shrink[i / 2 % 2];
-			pack_weights();
-		}
-		end_queries();
-		wait_step(ready);
-		products_begin();
-		start_values();
-		products_wait<0>();
-		pin(o);
-		end_step();
-	}
-	/* y: the warp's first row of the head. */
-	__device__ __forceinline__ void store(T *y, int64_t stride, int rows)
+	/* The first step of a tile of queries, if this group has some, and the end of the tile before, if it had some there:
+	 * its results go to rows [0, rows) from y on. left: keys in this step. */
+	template <bool HAS, bool HAD>
+	__device__ __forceinline__ void change(int left, float scale, T *y, int64_t stride, int rows)
 	{
 		float part[2];
 
-		running_end(part, softmax);
+		start_step<HAS, HAD>();
+		if (HAD)
+			running_end(part, softmax);
+		if (HAS) {
+			if (left < KEYS)
 #pragma unroll
-		for (int h = 0; h < 2; h++) {
+				for (int i = 0; i < KEYS / 2; i++)
+					if (8 * (i / 4) + 2 * (lane & 3) + i % 2 >= left)
+						s[i] = -INFINITY;
+			running_begin(s, softmax, scale);
+			running_weights(s, softmax);
+		}
+		end_step();
+#pragma unroll
+		for (int h = 0; h < 2 && HAD; h++) {
 			int row = 8 * h + lane / 4;
 			uint32_t *to = (uint32_t *)(y + row * stride) + (lane & 3);
 			if (row < rows)
@@ -362,6 +343,34 @@ template <typename T> struct consumer {
 				for (int c = 0; c < D / 8; c++)
 					to[4 * c] =
 						packed<T>(o[4 * c + 2 * h] * part[h], o[4 * c + 2 * h + 1] * part[h]);
+		}
+#pragma unroll
+		for (int i = 0; i < D / 2 && HAS; i++)
+			o[i] = 0.0f;
+		if (HAS)
+			pack_weights();
+	}
+	/* All further steps of a tile. */
+	__device__ __forceinline__ void attend(int steps, float scale)
+	{
+		for (int j = 1; j < steps; j++) {
+			start_step<true, true>();
+			bool moved = running_exponents(s, softmax, scale);
+			running_weights(s, softmax);
+			end_step();
+			if (moved)
+#pragma unroll
+				for (int i = 0; i < D / 2; i++)
+					o[i] *= softmax.shrink[i / 2 % 2];
+			pack_weights();
+		}
+	}
+	/* A group without queries in this tile keeps the others company. */
+	__device__ __forceinline__ void idle(int steps)
+	{
+		for (int j = 1; j < steps; j++) {
+			start_step<false, false>();
+			end_step();
 		}
 	}
 };
@@ -376,7 +385,7 @@ __global__ void __launch_bounds__(THREADS, 1) hopper_kernel(const __grid_constan
 	int group = uniform(threadIdx.x / 128), warp = threadIdx.x / 32 % 4;
 
 	if (threadIdx.x == 0) {
-		for (int i = 0; i < GROUPS; i++) {
+		for (int i = 0; i < 2 * GROUPS; i++) {
 			barrier_init(at.q_full + 8 * i, 1);
 			barrier_init(at.q_empty + 8 * i, 4);
 		}
@@ -394,26 +403,41 @@ __global__ void __launch_bounds__(THREADS, 1) hopper_kernel(const __grid_constan
 		return;
 	}
 	asm volatile("setmaxnreg.inc.sync.aligned.u32 160;");
-	int steps = (a.keys + KEYS - 1) / KEYS, q_phase = 0;
+	int steps = (a.keys + KEYS - 1) / KEYS, left = a.keys - (steps - 1) * KEYS, rows = 0;
+	bool had = false;
+	T *y = NULL;
 	struct consumer<T> c = {
-		at, {0, 0}, group, (int)threadIdx.x % 32
+		at, {0, 0}, {0, 0}, group, (int)threadIdx.x % 32
 	};
-	c.q_operand = operand(at.q + group * Q_TILE);
 	c.ring_operand = operand(at.ring);
 	if (group == GROUPS - 1)
 		c.pass_turn();
-	for (int i = blockIdx.x; i < t.all; i += gridDim.x, q_phase ^= 1) {
+	for (int i = blockIdx.x; i < t.all; i += gridDim.x) {
 		struct tile tile = tile_at(t, i);
 		int first = tile.first + 64 * group + 16 * warp;
-		barrier_wait(at.q_full + 8 * group, q_phase);
-		if (group >= tile.width) {
+		bool has = group < tile.width;
+		c.wait_queries();
+		if (has && had)
+			c.template change<true, true>(left, a.scale, y, a.y.stride, rows);
+		else if (has)
+			c.template change<true, false>(left, a.scale, y, a.y.stride, rows);
+		else if (had)
+			c.template change<false, true>(left, a.scale, y, a.y.stride, rows);
+		else
+			c.template change<false, false>(left, a.scale, y, a.y.stride, rows);
+		if (has)
+			c.attend(steps, a.scale);
+		else
 			c.idle(steps);
-			continue;
-		}
-		c.attend(steps, a.keys - (steps - 1) * KEYS, a.scale);
-		T *y = (T *)a.y.data + ((int64_t)tile.part * a.queries + first) * a.y.stride + tile.head * D;
-		c.store(y, a.y.stride, a.queries - first);
+		c.end_queries();
+		had = has;
+		rows = a.queries - first;
+		y = (T *)a.y.data + ((int64_t)tile.part * a.queries + first) * a.y.stride + tile.head * D;
 	}
+	if (had)
+		c.template change<false, true>(left, a.scale, y, a.y.stride, rows);
+	else
+		c.template change<false, false>(left, a.scale, y, a.y.stride, rows);
 	if (group == 0) /* the turn that is left over */
 		c.wait_turn();
 }
