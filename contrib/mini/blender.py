@@ -4,7 +4,7 @@
     blender -b -P blender.py -- set out [cutout|plain|shaded|wood|mask] [SAMPLES] [FIRST] [LAST]
 
 For each set/NAME.mesh.ply with its NAME.view.json (truth.py writes both) it makes out/NAME.png, seen from the same direction as
-set/NAME.png.  cutout: 518 pixels, transparent around the object.  The others are photographs, JPEG of 1024 x 768 without alpha:
+set/NAME.png.  cutout: 518 pixels, transparent around the object.  The others are photographs, JPEG of 640 x 480 without alpha:
 the object stands on a floor before a wall, lit by three lamps that cast soft shadows; mask is the object of these photographs
 without the floor, a PNG with the true alpha.  Blender 3.4, Cycles on the processor.
 """
@@ -115,7 +115,7 @@ def render(path, out, kind, samples):
     scene.cycles.samples, scene.cycles.max_bounces, scene.cycles.seed = samples, 4, 1
     scene.cycles.use_denoising = False
     scene.view_settings.look = 'Medium High Contrast'           # of Filmic, Blender's own tone curve
-    r.resolution_x, r.resolution_y, r.resolution_percentage = (518, 518, 100) if kind == 'cutout' else (1024, 768, 100)
+    r.resolution_x, r.resolution_y, r.resolution_percentage = (518, 518, 100) if kind == 'cutout' else (640, 480, 100)
     bpy.context.view_layer.update()
     at = camera.camera_fit_coords(bpy.context.evaluated_depsgraph_get(), corners)[0]
     camera.matrix_world = Matrix.Translation(at - forward * (.15 if kind == 'cutout' else 1.1)) @ turn
