@@ -221,7 +221,7 @@ check-long: all $(TESTS) ## 100,000 file operations against a model in memory, a
 	@TRELLIS_BUILD=$(abspath $(BUILD)) OPERATIONS=$(or $(OPERATIONS),100000) tests/scripts/mount_tree.sh
 
 check-leaks: all $(TESTS) ## resident memory over 1,000 jobs of the stand-in and of the reference model; JOBS=N REAL_JOBS=N
-	@TRELLIS_BUILD=$(abspath $(BUILD)) JOBS=$(or $(JOBS),1000) REAL_JOBS=$(or $(REAL_JOBS),1000) tests/scripts/mount_leaks.sh
+	@TRELLIS_BUILD=$(abspath $(BUILD)) JOBS=$(or $(JOBS),1000) REAL_JOBS=$(or $(REAL_JOBS),1000) tests/mount/leaks.sh
 
 .PHONY: check-crash check-long check-leaks
 .PHONY: fuzzers
