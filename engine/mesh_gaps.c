@@ -82,6 +82,7 @@ struct filler {
 	int64_t capacity; /* of faces */
 	int32_t *place;	  /* [n_vertices] position on the walk, -1: not on it */
 	int32_t *walk;
+	double at[EXACT_EDGES][3]; /* where the loop's vertices are */
 	double cost[EXACT_EDGES][EXACT_EDGES];
 	int16_t middle[EXACT_EDGES][EXACT_EDGES];
 };
@@ -128,10 +129,22 @@ static bool has_edge(const struct filler *g, int32_t a, int32_t b)
 	return half_edges_count(&g->all, a, b) || half_edges_count(&g->all, b, a);
 }
 
+/* triangle_area of three vertices of the loop: the innermost loop of all. */
+static double loop_area(const struct filler *g, int i, int k, int j)
+{
+	const double *a = g->at[i], *b = g->at[k], *c = g->at[j];
+	double u[3] = {b[0] - a[0], b[1] - a[1], b[2] - a[2]}, v[3] = {c[0] - a[0], c[1] - a[1], c[2] - a[2]};
+	double x = u[1] * v[2] - u[2] * v[1], y = u[2] * v[0] - u[0] * v[2], z = u[0] * v[1] - u[1] * v[0];
+	return 0.5 * sqrt(x * x + y * y + z * z);
+}
+
 /* cost[i][j]: least area over the polygon loop[i .. j]. An edge that the mesh already has costs more than any area. */
 static bool fill_loop(struct filler *g, const int32_t *loop, int n)
 {
 	const double taken = 1e3;
+	for (int i = 0; i < n; i++)
+		for (int axis = 0; axis < 3; axis++)
+			g->at[i][axis] = (double)g->m->vertices[3 * (int64_t)loop[i] + axis];
 	for (int i = 0; i + 1 < n; i++)
 		g->cost[i][i + 1] = 0;
 	for (int span = 2; span < n; span++)
@@ -139,8 +152,9 @@ static bool fill_loop(struct filler *g, const int32_t *loop, int n)
 			int j = i + span;
 			double best = INFINITY;
 			for (int k = i + 1; k < j; k++) {
-				double cost =
-					g->cost[i][k] + g->cost[k][j] + triangle_area(g->m, loop[i], loop[k], loop[j]);
+				double cost = g->cost[i][k] + g->cost[k][j];
+				if (cost < best) /* else no area could make it the least */
+					cost += loop_area(g, i, k, j);
 				if (cost < best) {
 					best = cost;
 					g->middle[i][j] = (int16_t)k;
@@ -157,8 +171,8 @@ static bool fill_loop(struct filler *g, const int32_t *loop, int n)
 static double chord_length(const struct filler *g, int32_t a, int32_t b)
 {
 	const float *p = g->m->vertices + 3 * (int64_t)a, *q = g->m->vertices + 3 * (int64_t)b;
-	double length = hypot(hypot((double)p[0] - q[0], (double)p[1] - q[1]), (double)p[2] - q[2]);
-	return has_edge(g, a, b) ? length + 1e3 : length;
+	double x = (double)p[0] - q[0], y = (double)p[1] - q[1], z = (double)p[2] - q[2];
+	return sqrt(x * x + y * y + z * z);
 }
 
 /* Cut the corner with the shortest chord off the loop of n vertices. */
@@ -167,7 +181,10 @@ static bool cut_ear(struct filler *g, int32_t *loop, int n)
 	double shortest = INFINITY;
 	int ear = 0;
 	for (int i = 0; i < n; i++) {
-		double length = chord_length(g, loop[(i + n - 1) % n], loop[(i + 1) % n]);
+		int32_t before = loop[i ? i - 1 : n - 1], after = loop[i + 1 < n ? i + 1 : 0];
+		double length = chord_length(g, before, after);
+		if (length < shortest && has_edge(g, before, after))
+			length += 1e3; /* last choice: the mesh has this edge already */
 		if (length < shortest) {
 			shortest = length;
 			ear = i;
