@@ -19,12 +19,15 @@ void cuda_product_finish(struct cuda *c)
 	c->n_plans = 0;
 }
 
+/* A fault of an earlier kernel shows in whatever call comes next: then the device's words are the ones to tell. */
 static bool blas_check(struct cuda *c, cublasStatus_t status, const char *what)
 {
 	if (status == CUBLAS_STATUS_SUCCESS)
 		return true;
-	backend_fail_as(&c->base, status == CUBLAS_STATUS_ALLOC_FAILED ? FAULT_MEMORY : cuda_fault(cudaGetLastError()),
-		"cuBLASLt: %s: %s", what, cublasLtGetStatusString(status));
+	if (!cuda_check(&c->base, cudaFree(NULL), what))
+		return false;
+	backend_fail_as(&c->base, status == CUBLAS_STATUS_ALLOC_FAILED ? FAULT_MEMORY : FAULT_OP, "cuBLASLt: %s: %s",
+		what, cublasLtGetStatusString(status));
 	return false;
 }
 
