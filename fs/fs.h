@@ -4,13 +4,14 @@
  *   FUSE threads    ops.c: a request, one reply (names.c files.c xattrs.c)    the lock, the state disk
  *   ingest          ingest.c: settle, whole-image check, hash, submit        the lock, the state disk
  *   sync            sync.c: fsync in groups, compacts the journal            the state disk
- *   scheduler       scheduler.c: owns worker_link, publisher, model watch;   the helper (2 s, then it is replaced)
+ *   scheduler       scheduler.c: owns workers, publisher, model watch;       the helper (2 s, then it is replaced)
  *                   works the queue off, publishes
  *   main            starts the others, then runs libfuse's loop              -
  *
  *   process         helper.c: makes results appear through the mount, so that inotify sees them. Started before the
  *                   mount; has no descriptor of it and never holds one while idle.
- *                   worker (`trellis worker`): the model. Started by worker_link.c.
+ *                   workers (`trellis worker`), one a device: the model. Started by worker_link.c,
+ *                   chosen by workers.c.
  *
  * Lock order: fs->lock first; ingest, sync and scheduler each have a private lock for their mailbox, which is the last
  * one taken and never held over a call. No FUSE thread waits for anything but the lock and the state disk, and nobody
