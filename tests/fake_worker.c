@@ -5,7 +5,7 @@
  * to read them from FILE again at every job:
  *
  *   devices=N               there are so many CUDA devices: auto and cuda take the first
- *   at=N                    what follows happens on this device only (cuda:N; -1: cpu)
+ *   at=N                    what follows happens on this device only (cuda:N; -1: cpu; cuda: all but the cpu)
  *   load=MS slow=MS         time of loading, of each of the 10 steps of a job (default 0 and 1)
  *   bad-version no-model hang-load        at the start
  *   fail oom storage device a FAILURE; after the last the worker ends (out of memory is a real one, under a limit)
@@ -83,7 +83,9 @@ static const char *find_switch(const struct fake *f, const char *name, char *val
 static bool is_here(const struct fake *f)
 {
 	char value[128];
-	return !find_switch(f, "at", value, sizeof value) || atoi(value) == f->ordinal;
+	if (!find_switch(f, "at", value, sizeof value))
+		return true;
+	return strcmp(value, "cuda") == 0 ? f->ordinal >= 0 : atoi(value) == f->ordinal;
 }
 
 static bool has(const struct fake *f, const char *name)

@@ -44,6 +44,19 @@ for i in 1 2 3 4 5 6; do wait_for "$mnt/out/b$i.glb" 300; done
 status_is '[.errors[].text] | any(startswith("cuda:1 failed and the job is done again"))' 30
 mount_stop
 
+# All of them are refused: a worker on the CPU stands in until they are back.
+begin 'devices=2'
+status_is '[.devices[].state] == ["ready", "ready"]' 100
+echo 'devices=2 no-model at=cuda' >"$dir/switches"
+pkill -9 -P "$daemon" -f fake_worker
+status_is '[.devices[].state] == ["failed", "failed"]' 100
+cp "$src/1.png" "$mnt/in/"
+wait_for "$mnt/out/1.glb" 200
+status_is '.devices[2].name == "no device (fake worker)" and .model.state == "ready"' 30
+echo 'devices=2' >"$dir/switches"
+status_is '[.devices[0, 1].state] == ["ready", "ready"]' 400
+mount_stop
+
 # A named device is the only one.
 begin 'devices=3' -o device=cuda:2
 status_is '[.devices[].name] == ["cuda:2 fake"] and .devices[0].state == "ready"' 60
