@@ -11,8 +11,11 @@
  *
  * Limits: an object in the colour of a textured background is lost in parts (wood before wood), hard-edged shadows stay
  * with the object, openings that one can look through are filled (the handle of a cup), and a textured background with
- * nothing before it can yield a piece of itself. Figures for seven kinds of background are in tests/test_matting.c. At
- * 1024 x 1024 pixels it takes about 0.4 s of one core.
+ * nothing before it can yield a piece of itself. Figures for seven kinds of background are in tests/test_matting.c. On
+ * a floor before a wall (12 pictures by Blender: 4 objects, 3 backgrounds, contrib/mini/blender.py) the objects stay
+ * whole, at most 3 % missing, but shadow and bits of floor and wall stay with them: overlap 0.72 (0.42 to 0.95). Calling
+ * what is a little brighter than the border (up to 1.06) background too makes that 0.92 but eats white objects (snowman
+ * before shadow 0.57, teapot before wood 0.62). At 1024 x 1024 pixels it takes about 0.4 s of one core.
  *
  * Sources: Rother, Kolmogorov, Blake, "GrabCut", SIGGRAPH 2004 (mixtures, contrast, iteration); the rest is our own. */
 #include "matting.h"
