@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 void linear_forward(struct run *run, struct tensor y, struct tensor x, const struct linear *l)
 {
@@ -36,28 +37,33 @@ void copy_tensor(struct run *run, struct tensor y, struct tensor x)
 
 float *position_embedding(const int32_t *coords, int64_t n, int64_t channels)
 {
-	int64_t d = channels / 3 / 2;
-	float *table = calloc((size_t)(n * channels) + 1, sizeof *table);
-	float *frequency = malloc((size_t)(d ? d : 1) * sizeof *frequency);
+	int64_t d = channels / 3 / 2, places = 1;
 
-	if (!table || !frequency) {
+	for (int64_t i = 0; i < 3 * n; i++)
+		places = coords[i] >= places ? coords[i] + 1 : places;
+	float *table = malloc((size_t)(n * channels) * sizeof *table + 1);
+	float *wave = malloc((size_t)(places * 2 * d) * sizeof *wave + 1); /* [places, 2 d]: an axis of one place */
+	if (!table || !wave) {
 		free(table);
-		free(frequency);
+		free(wave);
 		return NULL;
 	}
-	for (int64_t i = 0; i < d; i++)
-		frequency[i] = 1.0f / powf(10000.0f, (float)i / (float)d);
-#pragma omp parallel for schedule(static)
-	for (int64_t r = 0; r < n; r++)
-		for (int axis = 0; axis < 3; axis++) {
-			float *out = table + r * channels + axis * 2 * d;
-			for (int64_t i = 0; i < d; i++) {
-				float angle = (float)coords[3 * r + axis] * frequency[i];
-				out[i] = sinf(angle);
-				out[d + i] = cosf(angle);
-			}
+	for (int64_t i = 0; i < d; i++) {
+		float frequency = 1.0f / powf(10000.0f, (float)i / (float)d);
+		for (int64_t place = 0; place < places; place++) {
+			wave[place * 2 * d + i] = sinf((float)place * frequency);
+			wave[place * 2 * d + d + i] = cosf((float)place * frequency);
 		}
-	free(frequency);
+	}
+#pragma omp parallel for schedule(static)
+	for (int64_t r = 0; r < n; r++) {
+		float *out = table + r * channels;
+		for (int axis = 0; axis < 3; axis++)
+			memcpy(out + axis * 2 * d, wave + coords[3 * r + axis] * 2 * d, (size_t)(2 * d) * sizeof *out);
+		for (int64_t i = 6 * d; i < channels; i++)
+			out[i] = 0;
+	}
+	free(wave);
 	return table;
 }
 
