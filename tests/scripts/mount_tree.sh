@@ -27,7 +27,7 @@ exec 8>"$in/gone.bin"; rm "$in/gone.bin"; echo still >&8 || fail "writing an unl
 "$TRELLIS_BUILD/tests/mount_exerciser" "$in" $RANDOM "${OPERATIONS:-3000}" || fail "the exerciser found a difference"
 
 if [ "${OPERATIONS:-0}" -ge 100000 ] && command -v fio >/dev/null; then
-	fio --name=v --directory="$in" --rw=randrw --size=32m --bs=1k-64k --numjobs=4 --verify=crc32c --verify_fatal=1 --do_verify=1 --group_reporting >"$dir/fio" 2>&1 || fail "fio: $(tail -n 5 "$dir/fio")"
+	fio --name=v --aux-path="$dir" --directory="$in" --rw=randrw --size=32m --bs=1k-64k --numjobs=4 --verify=crc32c --verify_fatal=1 --do_verify=1 --group_reporting >"$dir/fio" 2>&1 || fail "fio: $(tail -n 5 "$dir/fio")"
 	rm "$in"/v.*
 fi
 
