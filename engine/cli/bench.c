@@ -78,6 +78,7 @@ static bool measure_peak(struct bench *k, struct error *err)
 static bool make_shell(struct bench *k, int64_t want, int side, struct error *err)
 {
 	double centre = side / 2.0, radius = fmin(sqrt((double)want / (4 * M_PI * 1.5)), side / 2.0 - 1);
+	double half = fmax(0.75, (double)want / (8 * M_PI * radius * radius)); /* thicker once it fills the grid */
 
 	k->coords = malloc((size_t)side * (size_t)side * (size_t)side * 3 * sizeof *k->coords);
 	if (!k->coords)
@@ -87,7 +88,7 @@ static bool make_shell(struct bench *k, int64_t want, int side, struct error *er
 		double distance = 0;
 		for (int axis = 0; axis < 3; axis++)
 			distance += pow(at[axis] + 0.5 - centre, 2);
-		if (fabs(sqrt(distance) - radius) <= 0.75)
+		if (fabs(sqrt(distance) - radius) <= half)
 			memcpy(k->coords + 3 * k->n++, at, sizeof at);
 	}
 	return k->n > 0 || error_set(err, "--voxels %lld gives an empty shell", (long long)want);
