@@ -7,7 +7,7 @@
 
 enum { ROWS = 64, COLS = 64, DEPTH = 16, THREADS = 256 };
 
-template <typename T> static __global__ void __launch_bounds__(THREADS) conv_fma(const struct conv c)
+template <typename T> static __global__ void __launch_bounds__(THREADS, 2) conv_fma(const struct conv c)
 {
 	__shared__ float x[DEPTH][ROWS + 4], w[DEPTH][COLS + 4];
 	__shared__ int rows[ROWS], source[ROWS];
