@@ -66,7 +66,7 @@ CUDA_GENCODE = $(if $(findstring _hopper,$(1)),-gencode arch=compute_90a$(comma)
 	$(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
 	$(foreach a,$(CUDA_PTX),-gencode arch=compute_$(a)$(comma)code=compute_$(a)))
 comma := ,
-CUDA_PLUGIN := $(if $(and $(NVCC),$(wildcard kernels/cuda/attention.cu),$(wildcard kernels/cuda/extract.cu),$(wildcard kernels/cuda/sparse.cu)),$(BUILD)/trellis-cuda.so)
+CUDA_PLUGIN := $(if $(NVCC),$(BUILD)/trellis-cuda.so)
 CUDA_OBJ := $(patsubst %,$(BUILD)/obj/%.o,$(CUDA_SRC)) $(patsubst %,$(BUILD)/obj/pic/%.o,kernels/backend kernels/scratch kernels/convert \
 	kernels/flexicubes_tables)
 

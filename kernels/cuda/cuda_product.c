@@ -262,22 +262,28 @@ void cuda_conv3d(struct backend *b, struct tensor y, struct tensor x, const stru
 	scratch_release(b, v.mark);
 }
 
-void cuda_sparse_conv(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
-	struct tensor neighbours, const struct epilogue *e)
+/* launch_sparse_conv or launch_sparse_conv_up */
+typedef cudaError_t (*sparse_launcher)(const struct launch *l, struct tensor y, struct tensor x, const void *packed,
+	struct tensor neighbours, const struct fused *f, float *room);
+
+static void sparse(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
+	struct tensor neighbours, const struct epilogue *e, sparse_launcher launcher)
 {
 	struct convolution v;
 	if (convolution_begin(b, &v, x, w, e))
-		cuda_check(b, launch_sparse_conv(cuda_launch(b), y, v.x, v.packed, neighbours, &v.fused, v.room),
+		cuda_check(b, launcher(cuda_launch(b), y, v.x, v.packed, neighbours, &v.fused, v.room),
 			"sparse convolution");
 	scratch_release(b, v.mark);
+}
+
+void cuda_sparse_conv(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
+	struct tensor neighbours, const struct epilogue *e)
+{
+	sparse(b, y, x, w, neighbours, e, launch_sparse_conv);
 }
 
 void cuda_sparse_conv_up(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
 	struct tensor neighbours, const struct epilogue *e)
 {
-	struct convolution v;
-	if (convolution_begin(b, &v, x, w, e))
-		cuda_check(b, launch_sparse_conv_up(cuda_launch(b), y, v.x, v.packed, neighbours, &v.fused, v.room),
-			"sparse convolution");
-	scratch_release(b, v.mark);
+	sparse(b, y, x, w, neighbours, e, launch_sparse_conv_up);
 }
