@@ -5,7 +5,8 @@
  *  - the negative condition is all zeros, so keys and values are their biases, softmax is uniform and cross-attention
  *    adds one constant row a block: `no_condition`;
  *  - keys and values of the condition do not depend on the step: flow_context_init, once a job;
- *  - modulations depend on t alone: flow_modulate, all steps at once, and their weights are freed again;
+ *  - modulations depend on t alone: flow_modulate, all steps at once and for all jobs of the same steps; their weights
+ *    are freed again;
  *  - both halves of a guided step see the same x and t, so all before the first cross-attention is done once. */
 #include "flow_blocks.h"
 
