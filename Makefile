@@ -58,8 +58,17 @@ FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 NVCC ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
 CUDA_ARCHS ?= 80 86 89 90 100 120
 CUDA_PTX ?= 80 120
-CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
-CUDA_LIB = $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/targets/x86_64-linux/lib))
+CUDA_RELEASE := $(if $(NVCC),$(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p'))
+ifneq ($(NVCC),)
+ifeq ($(shell printf '%s\n' 12.8 '$(CUDA_RELEASE)' | sort -VC && echo new),)
+$(info the GPU's part is left out: it needs CUDA 12.8 or newer, $(NVCC) is $(or $(CUDA_RELEASE),no compiler of it))
+override NVCC :=
+endif
+endif
+# Where nvcc itself looks: it may be a link or a script somewhere else.
+CUDA_DRYRUN = $(shell $(NVCC) --dryrun -x cu -c /dev/null -o /dev/null 2>&1 | sed -n 's/^\#\$$ $(1)=//p')
+CUDA_INCLUDES = $(patsubst -I%,-isystem %,$(subst ",,$(call CUDA_DRYRUN,INCLUDES)))
+CUDA_LIBRARIES = $(call CUDA_DRYRUN,LIBRARIES)
 CUDA_SRC := $(wildcard kernels/cuda/*.c kernels/cuda/*.cu)
 # What runs on one architecture only: wgmma is sm_90a's.
 CUDA_GENCODE = $(if $(findstring _hopper,$(1)),-gencode arch=compute_90a$(comma)code=sm_90a,\
@@ -116,7 +125,7 @@ $(BUILD)/trellisfs: $(call OBJ,fs/main.c) $(FS_LIB)
 
 # cublasLt is the only library that must be there at run time; the driver's is found by the runtime, which is linked in.
 $(BUILD)/trellis-cuda.so: $(CUDA_OBJ)
-	$(CC) $(LDFLAGS) -shared -fopenmp -o $@ $^ -L$(CUDA_LIB) -lcublasLt -lcudart_static -lstdc++ -lm -ldl -lrt -Wl,-z,defs
+	$(CC) $(LDFLAGS) -shared -fopenmp -o $@ $^ $(CUDA_LIBRARIES) -lcublasLt -lcudart_static -lstdc++ -lm -ldl -lrt -Wl,-z,defs
 
 # The compiler's report on registers and memory is kept beside each object: tests/scripts/cuda_resources.sh reads it.
 $(BUILD)/obj/%.cu.o: %.cu
@@ -127,7 +136,7 @@ $(BUILD)/obj/%.cu.o: %.cu
 
 $(BUILD)/obj/%.c.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -fPIC -fvisibility=hidden -fopenmp -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
+	$(CC) $(CFLAGS) -fPIC -fvisibility=hidden -fopenmp $(CUDA_INCLUDES) -MMD -MP -c -o $@ $<
 
 $(BUILD)/obj/pic/%.o: %.c
 	@mkdir -p $(@D)
