@@ -170,6 +170,7 @@ struct onednn *onednn_create(int threads, struct error *err)
 		return NULL;
 	}
 	o->threads = threads;
+	dnnl_set_primitive_cache_capacity(0); /* its own cache holds 1,024: every job of another size would add to it */
 	if (dnnl_engine_create(&o->engine, dnnl_cpu, 0) != dnnl_success)
 		goto fail;
 	if (dnnl_stream_create(&o->stream, o->engine, dnnl_stream_default_flags) != dnnl_success)
