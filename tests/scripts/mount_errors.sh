@@ -79,7 +79,7 @@ done
 for name in "$long.png" "${utf8}x.png"; do
 	result=$(getfattr --only-values -n user.trellis.outputs "$in/$name" 2>/dev/null | head -n 1)
 	[ -s "$mnt/$result" ] && [ ${#result} -lt 260 ] || fail "no mesh of a 255-byte name: $result"
-	iconv -f utf-8 <<<"$result" >/dev/null || fail "a shortened name is not UTF-8: $result"
+	iconv -f utf-8 -t utf-8 <<<"$result" >/dev/null || fail "a shortened name is not UTF-8: $result"
 done
 jq . "$mnt/status.json" >/dev/null || fail "status.json is no JSON"
 touch "$in/$long.jpeg" 2>/dev/null && fail "a name of 256 bytes was accepted"
