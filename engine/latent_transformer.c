@@ -19,7 +19,8 @@ bool latent_transformer_bind(struct binder *b, struct latent_transformer *t, con
 	t->blocks = calloc((size_t)config->num_blocks + 1, sizeof *t->blocks);
 	if (!t->blocks)
 		return error_set(b->err, "out of memory");
-	t->input_layer = bind_linear(b, WEIGHT_LINEAR_F32, config->model_channels, config->latent_channels, "input_layer");
+	t->input_layer =
+		bind_linear(b, WEIGHT_LINEAR_F32, config->model_channels, config->latent_channels, "input_layer");
 	for (int i = 0; i < config->num_blocks; i++) {
 		snprintf(prefix, sizeof prefix, "blocks.%d.attn", i);
 		bind_self_attention(

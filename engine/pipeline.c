@@ -560,6 +560,21 @@ static bool decode_surface(
 	return ok;
 }
 
+/* What the device leaves to the CPU. */
+struct trellis_surface {
+	struct surface surface;
+	struct trellis_mesh mesh; /* Gaussians and description so far */
+};
+
+void trellis_surface_destroy(struct trellis_surface *s)
+{
+	if (!s)
+		return;
+	surface_finish(&s->surface);
+	trellis_mesh_finish(&s->mesh);
+	free(s);
+}
+
 static bool decode_gaussians(struct trellis *t, struct job *job, const struct trellis_latent *latent,
 	struct trellis_mesh *mesh, struct error *err)
 {
@@ -580,29 +595,50 @@ static bool decode_gaussians(struct trellis *t, struct job *job, const struct tr
 }
 
 /* Once. */
-static bool decode(struct trellis *t, struct job *job, const struct trellis_latent *latent, struct trellis_mesh *mesh,
-	struct error *err)
+static bool decode(struct trellis *t, struct job *job, const struct trellis_latent *latent,
+	struct trellis_surface **out, struct error *err)
 {
-	const struct trellis_params *params = job->params;
-	struct trellis_mesh result = {0};
-	struct surface s = {0};
+	struct trellis_surface *s = calloc(1, sizeof *s);
 
+	if (!s)
+		return error_set(err, "out of memory for a surface");
 	job->run.work_total = job_work(t, job, (double)latent->n, &job->run.work_done);
-	bool ok = decode_surface(t, job, latent, &s, err) && mesh_from_surface(&result, &s, params, err) &&
-		  (!params->want_gaussians || decode_gaussians(t, job, latent, &result, err));
-	if (ok && t->record) {
-		surface_finish(&t->record->surface);
-		t->record->surface = s;
-	} else {
-		surface_finish(&s);
-	}
-	if (!ok) {
-		trellis_mesh_finish(&result);
+	if (!decode_surface(t, job, latent, &s->surface, err) ||
+		(job->params->want_gaussians && !decode_gaussians(t, job, latent, &s->mesh, err))) {
+		trellis_surface_destroy(s);
 		return false;
 	}
-	snprintf(result.model, sizeof result.model, "%s", t->model->name);
-	snprintf(result.cutout, sizeof result.cutout, "%s", latent->cutout ? latent->cutout : "");
-	result.seed = params->seed;
+	snprintf(s->mesh.model, sizeof s->mesh.model, "%s", t->model->name);
+	snprintf(s->mesh.cutout, sizeof s->mesh.cutout, "%s", latent->cutout ? latent->cutout : "");
+	*out = s;
+	return true;
+}
+
+bool trellis_decode_surface(struct trellis *t, const struct trellis_latent *latent, const struct trellis_params *params,
+	trellis_progress_fn progress, void *user, struct trellis_surface **surface, struct error *err)
+{
+	struct job job;
+
+	if (!params_check(params, err) || !latent_check(t, latent, err))
+		return false;
+	job_init(t, &job, params, progress, user);
+	bool ok = decode(t, &job, latent, surface, err) || (free_memory(t) && decode(t, &job, latent, surface, err));
+	run_finish(&job.run);
+	return ok;
+}
+
+bool trellis_surface_mesh(
+	struct trellis_surface *s, const struct trellis_params *params, struct trellis_mesh *mesh, struct error *err)
+{
+	struct trellis_mesh result;
+
+	if (!mesh_from_surface(&result, &s->surface, params, err))
+		return false;
+	memcpy(result.model, s->mesh.model, sizeof result.model);
+	memcpy(result.cutout, s->mesh.cutout, sizeof result.cutout);
+	result.gaussians = s->mesh.gaussians;
+	result.n_gaussians = s->mesh.n_gaussians;
+	s->mesh.gaussians = NULL;
 	*mesh = result;
 	return true;
 }
@@ -610,12 +646,16 @@ static bool decode(struct trellis *t, struct job *job, const struct trellis_late
 bool trellis_decode(struct trellis *t, const struct trellis_latent *latent, const struct trellis_params *params,
 	trellis_progress_fn progress, void *user, struct trellis_mesh *mesh, struct error *err)
 {
-	struct job job;
+	struct trellis_surface *s;
 
-	if (!params_check(params, err) || !latent_check(t, latent, err))
+	if (!trellis_decode_surface(t, latent, params, progress, user, &s, err))
 		return false;
-	job_init(t, &job, params, progress, user);
-	bool ok = decode(t, &job, latent, mesh, err) || (free_memory(t) && decode(t, &job, latent, mesh, err));
-	run_finish(&job.run);
+	bool ok = trellis_surface_mesh(s, params, mesh, err);
+	if (ok && t->record) {
+		surface_finish(&t->record->surface);
+		t->record->surface = s->surface;
+		s->surface = (struct surface){0};
+	}
+	trellis_surface_destroy(s);
 	return ok;
 }

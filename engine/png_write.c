@@ -102,9 +102,10 @@ static uint8_t *join_strips(
 	*size = reserve + ZLIB_HEADER + ZLIB_TRAILER;
 	for (int i = 0; i < n; i++)
 		*size += strips[i].size;
-	uint8_t *out = malloc(*size), *at = out + reserve + ZLIB_HEADER;
+	uint8_t *out = malloc(*size);
 	if (!out)
 		return NULL;
+	uint8_t *at = out + reserve + ZLIB_HEADER;
 	memcpy(out + reserve, header, sizeof header);
 	for (int i = 0; i < n; i++) {
 		memcpy(at, strips[i].packed, strips[i].size);

@@ -256,6 +256,10 @@ static bool message_fields(struct wire *w, struct message *m)
 		wire_u64(w, &m->cancel.id);
 		w->bad |= !m->cancel.id;
 		break;
+	case MESSAGE_FREE:
+		wire_u64(w, &m->free.id);
+		w->bad |= !m->free.id;
+		break;
 	default:
 		w->bad = true;
 	}
@@ -264,8 +268,9 @@ static bool message_fields(struct wire *w, struct message *m)
 
 static const char *type_name(unsigned type)
 {
-	static const char *const names[] = {"?", "HELLO", "STATUS", "PROGRESS", "RESULT", "FAILURE", "JOB", "CANCEL"};
-	return names[type >= MESSAGE_HELLO && type <= MESSAGE_CANCEL ? type : 0];
+	static const char *const names[] = {
+		"?", "HELLO", "STATUS", "PROGRESS", "RESULT", "FAILURE", "JOB", "CANCEL", "FREE"};
+	return names[type >= MESSAGE_HELLO && type <= MESSAGE_FREE ? type : 0];
 }
 
 size_t message_encode(const struct message *message, uint8_t *out, struct error *err)

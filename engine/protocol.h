@@ -4,9 +4,12 @@
  *
  *   worker -> daemon   HELLO     once, before anything slow
  *                      STATUS    device and model: while loading, when ready, when loading failed (it then ends)
- *                      PROGRESS  of the running job, at most a few a second; also the sign of life
+ *                      PROGRESS  of a job, at most a few a second; also the sign of life
+ *                      FREE      of the running job, at most once: it no longer needs the device and is being finished; another
+ *                                one may come. Only when no other is being finished. Not for a device that is the CPU
  *                      RESULT or FAILURE, exactly one a job, after every descriptor of the job has been closed
- *   daemon -> worker   JOB       only while the last STATUS said ready and no job runs; carries descriptors
+ *   daemon -> worker   JOB       only while the last STATUS said ready and no job runs, but for one that is being finished;
+ *                                carries descriptors
  *                      CANCEL    of a job; one that has just ended is ignored
  *
  * Either side ends by closing its socket; the worker exits when it reads the end.
@@ -32,7 +35,7 @@
 #include <stdint.h>
 
 enum {
-	PROTOCOL_VERSION = 2,
+	PROTOCOL_VERSION = 3,
 	PROTOCOL_FD = 3,	   /* the worker's end of the socket */
 	PROTOCOL_MAX_BYTES = 8192, /* of a packet */
 	PROTOCOL_MAX_FDS = 8,
@@ -67,7 +70,8 @@ enum message_type {
 	MESSAGE_RESULT,
 	MESSAGE_FAILURE,
 	MESSAGE_JOB,
-	MESSAGE_CANCEL
+	MESSAGE_CANCEL,
+	MESSAGE_FREE
 };
 
 struct message_hello {
@@ -131,6 +135,10 @@ struct message_cancel {
 	uint64_t id;
 };
 
+struct message_free {
+	uint64_t id;
+};
+
 struct message {
 	enum message_type type;
 	union {
@@ -141,6 +149,7 @@ struct message {
 		struct message_failure failure;
 		struct message_job job;
 		struct message_cancel cancel;
+		struct message_free free;
 	};
 };
 

@@ -144,7 +144,18 @@ bool trellis_generate(struct trellis *t, const struct trellis_image *views, int 
 	const struct trellis_params *params, trellis_progress_fn progress, void *user, struct trellis_latent *latent,
 	struct error *err);
 
-/* A latent to its mesh: again in another format or simplification, without the flows. */
+/* A latent as the device decodes it, before it is made a mesh. */
+struct trellis_surface;
+
+bool trellis_decode_surface(struct trellis *t, const struct trellis_latent *latent, const struct trellis_params *params,
+	trellis_progress_fn progress, void *user, struct trellis_surface **surface, struct error *err);
+void trellis_surface_destroy(struct trellis_surface *surface); /* NULL is fine */
+
+/* The rest of the work, on the CPU: on any thread, also while the model runs the next job. params: of the same job. */
+bool trellis_surface_mesh(struct trellis_surface *surface, const struct trellis_params *params,
+	struct trellis_mesh *mesh, struct error *err);
+
+/* A latent to its mesh, by both of these: again in another format or simplification, without the flows. */
 bool trellis_decode(struct trellis *t, const struct trellis_latent *latent, const struct trellis_params *params,
 	trellis_progress_fn progress, void *user, struct trellis_mesh *mesh, struct error *err);
 

@@ -40,11 +40,11 @@ struct scheduler {
 	pthread_mutex_t lock;		/* last in the lock order */
 	struct scheduler_report report; /* lock; running_s, retry_s and notice are filled in by scheduler_report */
 	struct {
-		int64_t started_ns; /* the running job */
-		int64_t retry_ns;   /* when the worker is started again */
-		bool cancel;	    /* the running job is to be cancelled */
-	} more[WORKERS_MAX];	    /* lock; as report.workers */
-	char notice[512];	    /* lock */
+		int64_t started_ns[2]; /* its jobs */
+		bool cancel[2];	       /* they are to be cancelled */
+		int64_t retry_ns;      /* when the worker is started again */
+	} more[WORKERS_MAX];	       /* lock; as report.workers */
+	char notice[512];	       /* lock */
 
 	/* The thread's own. */
 	struct publisher *publisher;
@@ -67,9 +67,9 @@ void scheduler_cancel(struct fs *fs, uint64_t input_id)
 	if (!s)
 		return;
 	pthread_mutex_lock(&s->lock);
-	for (int i = 0; i < s->report.n_workers; i++)
-		if (s->report.workers[i].running && s->report.workers[i].input == input_id)
-			s->more[i].cancel = true;
+	for (int i = 0; i < 2 * s->report.n_workers; i++)
+		if (s->report.workers[i / 2].jobs[i % 2].input == input_id)
+			s->more[i / 2].cancel[i % 2] = true;
 	pthread_mutex_unlock(&s->lock);
 	scheduler_wake(fs);
 }
@@ -89,7 +89,9 @@ void scheduler_report(struct fs *fs, struct scheduler_report *report)
 		*worker = s->report.workers[i];
 		if (s->more[i].retry_ns > now)
 			worker->worker.retry_s = (int)((s->more[i].retry_ns - now) / S);
-		worker->running_s = worker->running ? (double)(now - s->more[i].started_ns) / 1e9 : 0;
+		for (int k = 0; k < 2; k++)
+			worker->jobs[k].running_s =
+				worker->jobs[k].input ? (double)(now - s->more[i].started_ns[k]) / 1e9 : 0;
 	}
 	memcpy(report->notice, s->notice, sizeof report->notice);
 	pthread_mutex_unlock(&s->lock);
@@ -149,7 +151,7 @@ static void on_progress(void *user, const struct message_progress *progress)
 	const struct worker_slot *slot = user;
 	struct scheduler *s = slot->scheduler;
 	pthread_mutex_lock(&s->lock);
-	s->report.workers[index_of(slot)].progress = *progress;
+	s->report.workers[index_of(slot)].jobs[progress->id != slot->running.input].progress = *progress;
 	pthread_mutex_unlock(&s->lock);
 	s->status_changed = true;
 }
@@ -157,28 +159,50 @@ static void on_progress(void *user, const struct message_progress *progress)
 static void on_done(void *user, const struct worker_done *done)
 {
 	struct worker_slot *slot = user;
-	slot->finished = true;
-	slot->outcome = done->outcome;
-	slot->result = done->result ? *done->result : (struct message_result){0};
-	snprintf(slot->text, sizeof slot->text, "%s", done->text);
+	struct worker_task *task = done->id == slot->running.input ? &slot->running : &slot->finishing;
+	task->finished = true;
+	task->outcome = done->outcome;
+	task->result = done->result ? *done->result : (struct message_result){0};
+	snprintf(task->text, sizeof task->text, "%s", done->text);
 	slot->scheduler->status_changed = true;
+}
+
+static void handle_outcome(struct worker_slot *slot, struct worker_task *task);
+
+static void on_freed(void *user, uint64_t id)
+{
+	struct worker_slot *slot = user;
+	struct scheduler *s = slot->scheduler;
+	int i = index_of(slot);
+	(void)id; /* the running one */
+	if (slot->finishing.finished)
+		handle_outcome(slot, &slot->finishing);
+	slot->finishing = slot->running;
+	slot->running = (struct worker_task){0};
+	pthread_mutex_lock(&s->lock);
+	struct scheduler_job *jobs = s->report.workers[i].jobs;
+	jobs[1] = jobs[0];
+	jobs[0] = (struct scheduler_job){0};
+	s->more[i].started_ns[1] = s->more[i].started_ns[0];
+	s->more[i].cancel[1] = s->more[i].cancel[0];
+	s->more[i].cancel[0] = false;
+	pthread_mutex_unlock(&s->lock);
+	s->status_changed = true;
 }
 
 /* ---- One job. ---- */
 
-static void set_running(struct worker_slot *slot, uint64_t input, uint64_t seq)
+/* Note which job a task of the slot is; input 0: none any more. */
+static void set_task(struct worker_slot *slot, struct worker_task *task, uint64_t input, uint64_t seq)
 {
 	struct scheduler *s = slot->scheduler;
-	int i = index_of(slot);
-	slot->input = input;
-	slot->seq = seq;
+	int i = index_of(slot), k = task == &slot->finishing;
+	task->input = input;
+	task->seq = seq;
 	pthread_mutex_lock(&s->lock);
-	struct scheduler_worker *worker = &s->report.workers[i];
-	worker->running = input != 0;
-	worker->input = input;
-	worker->progress = (struct message_progress){.eta_s = -1};
-	s->more[i].started_ns = fs_monotonic_ns();
-	s->more[i].cancel = false;
+	s->report.workers[i].jobs[k] = (struct scheduler_job){.input = input, .progress.eta_s = -1};
+	s->more[i].started_ns[k] = fs_monotonic_ns();
+	s->more[i].cancel[k] = false;
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -237,7 +261,8 @@ static void handle_death(struct scheduler *s, uint64_t id, uint64_t seq, const c
 }
 
 /* The device, not the job: once more, then on another one, as long as there is one. */
-static void handle_device(struct scheduler *s, const struct worker_slot *slot, uint64_t id, uint64_t seq)
+static void handle_device(
+	struct scheduler *s, const struct worker_slot *slot, const struct worker_task *task, uint64_t id, uint64_t seq)
 {
 	struct fs *fs = s->fs;
 	char text[1300], path[PATH_MAX] = "", device[24];
@@ -250,7 +275,7 @@ static void handle_device(struct scheduler *s, const struct worker_slot *slot, u
 		again = workers_note_failure(&s->workers, slot, input);
 		failures = input->device_failures;
 		snprintf(text, sizeof text, "%s failed and the job is done again%s: %s", worker_slot_name(slot, device),
-			failures > 1 ? " elsewhere" : "", slot->text);
+			failures > 1 ? " elsewhere" : "", task->text);
 		if (again)
 			scheduler_note_problem(fs, path, text);
 	}
@@ -259,54 +284,74 @@ static void handle_device(struct scheduler *s, const struct worker_slot *slot, u
 		update(s, id, seq, INPUT_QUEUED, false, false);
 		return;
 	}
-	snprintf(text, sizeof text, "given up after the device failed %d times: %s", failures, slot->text);
+	snprintf(text, sizeof text, "given up after the device failed %d times: %s", failures, task->text);
 	outcome_fail(fs, s->publisher, id, seq, text);
 }
 
-static void handle_done(struct scheduler *s, struct worker_slot *slot, uint64_t id, uint64_t seq)
+static void handle_done(struct scheduler *s, struct worker_task *task, uint64_t id, uint64_t seq)
 {
-	int error = outcome_publish(s->fs, s->publisher, id, seq, &slot->files, slot->result.sizes);
+	int error = outcome_publish(s->fs, s->publisher, id, seq, &task->files, task->result.sizes);
 	if (error && error != ECANCELED) {
 		handle_storage(s, id, seq, strerror(error));
 		return;
 	}
 	pthread_mutex_lock(&s->lock);
-	s->report.last_s = slot->result.seconds;
-	memcpy(s->report.cutout, slot->result.cutout, sizeof s->report.cutout);
+	s->report.last_s = task->result.seconds;
+	memcpy(s->report.cutout, task->result.cutout, sizeof s->report.cutout);
 	pthread_mutex_unlock(&s->lock);
 	set_notice(s, publisher_notice(s->publisher));
 }
 
-static void handle_outcome(struct worker_slot *slot)
+static void handle_outcome(struct worker_slot *slot, struct worker_task *task)
 {
 	struct scheduler *s = slot->scheduler;
-	uint64_t id = slot->input, seq = slot->seq;
-	slot->finished = false;
-	set_running(slot, 0, 0);
-	if (slot->outcome != WORKER_DONE)
-		outcome_drop_files(s->fs, &slot->files);
-	if (slot->outcome == WORKER_DONE)
-		handle_done(s, slot, id, seq);
-	else if (slot->outcome == WORKER_FAILED)
-		outcome_fail(s->fs, s->publisher, id, seq, slot->text);
-	else if (slot->outcome == WORKER_STORAGE)
-		handle_storage(s, id, seq, slot->text);
-	else if (slot->outcome == WORKER_DEVICE || slot->outcome == WORKER_HUNG)
-		handle_device(s, slot, id, seq);
-	else if (worker_outcome_counts(slot->outcome))
-		handle_death(s, id, seq, slot->text);
+	uint64_t id = task->input, seq = task->seq;
+	task->finished = false;
+	set_task(slot, task, 0, 0);
+	if (task->outcome != WORKER_DONE)
+		outcome_drop_files(s->fs, &task->files);
+	if (task->outcome == WORKER_DONE)
+		handle_done(s, task, id, seq);
+	else if (task->outcome == WORKER_FAILED)
+		outcome_fail(s->fs, s->publisher, id, seq, task->text);
+	else if (task->outcome == WORKER_STORAGE)
+		handle_storage(s, id, seq, task->text);
+	else if (task->outcome == WORKER_DEVICE || task->outcome == WORKER_HUNG)
+		handle_device(s, slot, task, id, seq);
+	else if (worker_outcome_counts(task->outcome))
+		handle_death(s, id, seq, task->text);
 	else /* lost, or cancelled: if it is still wanted it runs again */
 		update(s, id, seq, INPUT_QUEUED, false, false);
+}
+
+static void handle_outcomes(struct scheduler *s)
+{
+	for (int i = 0; i < s->workers.n; i++) {
+		struct worker_slot *slot = &s->workers.slots[i];
+		if (slot->finishing.finished)
+			handle_outcome(slot, &slot->finishing);
+		if (slot->running.finished)
+			handle_outcome(slot, &slot->running);
+	}
+}
+
+/* Ran when a worker or a device failed: it may be the cause, or was only near. */
+static bool is_suspect(const struct input *input)
+{
+	return input->deaths || input->device_failures;
 }
 
 static bool may_run(void *user, const struct input *input)
 {
 	const struct worker_slot *slot = user;
+	const struct worker_task *other = &slot->finishing;
+	if (other->input && (other->input == input->id || other->alone || is_suspect(input)))
+		return false;
 	return workers_may_run(&slot->scheduler->workers, slot, input);
 }
 
 /* Take the next input that this worker may run and describe its job; the input is RUNNING then. */
-static bool take_next(struct worker_slot *slot, struct message_job *job, uint64_t *seq)
+static bool take_next(struct worker_slot *slot, struct message_job *job, uint64_t *seq, bool *suspect)
 {
 	struct fs *fs = slot->scheduler->fs;
 	char path[PATH_MAX];
@@ -317,6 +362,7 @@ static bool take_next(struct worker_slot *slot, struct message_job *job, uint64_
 		*job = (struct message_job){.id = input->id, .options = input->options};
 		MESSAGE_STRING(job->name, tree_path(node, path, sizeof path) ? path : node->name);
 		*seq = input->seq;
+		*suspect = is_suspect(input);
 		jobs_set_state(&fs->jobs, input, INPUT_RUNNING, false);
 		record_input(fs_change(fs), input);
 		fs_commit(fs, true);
@@ -331,20 +377,21 @@ static void start_job(struct worker_slot *slot)
 	struct message_job job;
 	struct error err = {""};
 	uint64_t seq;
+	struct worker_task *task = &slot->running;
 	int fds[PROTOCOL_MAX_FDS], n = 0;
-	if (!take_next(slot, &job, &seq))
+	if (!take_next(slot, &job, &seq, &task->alone))
 		return;
-	set_running(slot, job.id, seq);
-	int error = outcome_make_files(s->fs, job.options.outputs, &slot->files);
+	set_task(slot, task, job.id, seq);
+	int error = outcome_make_files(s->fs, job.options.outputs, &task->files);
 	if (error) {
-		set_running(slot, 0, 0);
+		set_task(slot, task, 0, 0);
 		handle_storage(s, job.id, seq, strerror(error));
 		return;
 	}
 	fds[n++] = state_content_open(&s->fs->state, job.id, O_RDONLY);
 	for (int i = 0; i < JOB_OUTPUTS; i++)
-		if (slot->files.ids[i])
-			fds[n++] = slot->files.fds[i];
+		if (task->files.ids[i])
+			fds[n++] = task->files.fds[i];
 	bool ok = fds[0] >= 0 && worker_link_submit(slot->link, &job, fds, &err);
 	if (fds[0] >= 0)
 		close(fds[0]);
@@ -353,8 +400,8 @@ static void start_job(struct worker_slot *slot)
 		return;
 	if (err.text[0])
 		fs_log("cannot give in/%s to the worker: %s", job.name, err.text);
-	set_running(slot, 0, 0);
-	outcome_drop_files(s->fs, &slot->files);
+	set_task(slot, task, 0, 0);
+	outcome_drop_files(s->fs, &task->files);
 	update(s, job.id, seq, INPUT_QUEUED, false, false);
 	s->paused_until_ns = fs_monotonic_ns() + S / 2;
 }
@@ -399,12 +446,15 @@ static void cancel_if_asked(struct scheduler *s)
 {
 	for (int i = 0; i < s->workers.n; i++) {
 		struct worker_slot *slot = &s->workers.slots[i];
-		pthread_mutex_lock(&s->lock);
-		bool cancel = s->more[i].cancel;
-		s->more[i].cancel = false;
-		pthread_mutex_unlock(&s->lock);
-		if (cancel && slot->input)
-			worker_link_cancel(slot->link, slot->input);
+		const struct worker_task *tasks[] = {&slot->running, &slot->finishing};
+		for (int k = 0; k < 2; k++) {
+			pthread_mutex_lock(&s->lock);
+			bool cancel = s->more[i].cancel[k];
+			s->more[i].cancel[k] = false;
+			pthread_mutex_unlock(&s->lock);
+			if (cancel && tasks[k]->input)
+				worker_link_cancel(slot->link, tasks[k]->input);
+		}
 	}
 }
 
@@ -446,7 +496,7 @@ static void turn(struct scheduler *s)
 	bool waits = now >= s->paused_until_ns && work_waits(s);
 	for (int i = 0; waits && i < s->workers.n; i++) {
 		struct worker_slot *slot = &s->workers.slots[i];
-		if (!slot->input && worker_link_report(slot->link)->state == WORKER_READY)
+		if (!slot->running.input && worker_link_report(slot->link)->state == WORKER_READY)
 			start_job(slot);
 	}
 	tell_status(s, fs_monotonic_ns());
@@ -461,7 +511,7 @@ static void wait_for_events(struct scheduler *s)
 	int n = s->workers.n;
 	for (int i = 0; i < n; i++) {
 		fds[2 + i] = (struct pollfd){.fd = worker_link_fd(s->workers.slots[i].link), .events = POLLIN};
-		more |= s->workers.slots[i].finished;
+		more |= s->workers.slots[i].running.finished || s->workers.slots[i].finishing.finished;
 	}
 	if (poll(fds, (nfds_t)(2 + n), more ? 0 : next_timeout(s, fs_monotonic_ns())) < 0)
 		return;
@@ -492,9 +542,10 @@ static void stop_workers(struct scheduler *s)
 				worker_link_handle(link);
 		}
 	}
-	for (int i = 0; i < w->n; i++)
-		if (w->slots[i].input)
-			outcome_drop_files(s->fs, &w->slots[i].files);
+	for (int i = 0; i < w->n; i++) {
+		outcome_drop_files(s->fs, &w->slots[i].running.files);
+		outcome_drop_files(s->fs, &w->slots[i].finishing.files);
+	}
 	workers_finish(w);
 }
 
@@ -506,9 +557,7 @@ static void *run(void *user)
 	s->mounted(s->mounted_user, ok ? NULL : &err);
 	worker_link_start(s->workers.slots[0].link);
 	while (!atomic_load(&s->stop)) {
-		for (int i = 0; i < s->workers.n; i++)
-			if (s->workers.slots[i].finished)
-				handle_outcome(&s->workers.slots[i]);
+		handle_outcomes(s);
 		turn(s);
 		if (!atomic_load(&s->stop))
 			wait_for_events(s);
@@ -531,7 +580,8 @@ bool scheduler_create(struct fs *fs, struct error *err)
 	fs->scheduler = s;
 	if (s->wake_fd < 0)
 		return error_set(err, "cannot make an eventfd: %s", strerror(errno));
-	const struct worker_events events = {.changed = on_changed, .progress = on_progress, .done = on_done};
+	const struct worker_events events = {
+		.changed = on_changed, .progress = on_progress, .freed = on_freed, .done = on_done};
 	s->report.n_workers = 1;
 	s->publisher = workers_init(&s->workers, fs->options, &events, s, err) ? publisher_create(fs, err) : NULL;
 	return s->publisher != NULL;

@@ -19,13 +19,17 @@ void scheduler_stop(struct fs *fs);
 void scheduler_wake(struct fs *fs);
 void scheduler_cancel(struct fs *fs, uint64_t input_id);
 
+/* A job of a worker. */
+struct scheduler_job {
+	uint64_t input; /* 0: none */
+	struct message_progress progress;
+	double running_s;
+};
+
 struct scheduler_worker {
 	struct worker_report worker;
 	bool stands_by;
-	bool running;
-	uint64_t input; /* of the running job */
-	struct message_progress progress;
-	double running_s;
+	struct scheduler_job jobs[2]; /* on the device; being finished */
 };
 
 /* What status says of workers, jobs and errors; strings live in the copy. */

@@ -100,23 +100,27 @@ static void fill_workers(struct fs *fs, const struct scheduler_report *report, s
 	char path[PATH_MAX];
 	for (int i = 0; i < report->n_workers; i++) {
 		const struct scheduler_worker *w = &report->workers[i];
-		const struct tree_node *node = w->running ? tree_find(&fs->tree, w->input) : NULL;
 		if (w->stands_by && w->worker.state == WORKER_STOPPED)
 			continue;
 		struct status_worker *worker = &workers[s->n_workers++];
 		*worker = (struct status_worker){.report = &w->worker, .running = ""};
-		if (!node || !tree_path(node, path, sizeof path))
-			continue;
-		snprintf(names[i], NAME_ROOM, "in/%s", path);
-		worker->running = names[i];
-		jobs[s->n_jobs++] = (struct status_job){.name = names[i],
-			.device = w->worker.status.device,
-			.stage = w->progress.stage,
-			.step = w->progress.step,
-			.steps = w->progress.steps,
-			.fraction = w->progress.fraction,
-			.eta_s = w->progress.eta_s,
-			.running_s = w->running_s};
+		for (int k = 1; k >= 0; k--) { /* the older one first */
+			const struct scheduler_job *job = &w->jobs[k];
+			const struct tree_node *node = job->input ? tree_find(&fs->tree, job->input) : NULL;
+			char *name = names[s->n_jobs];
+			if (!node || !tree_path(node, path, sizeof path))
+				continue;
+			snprintf(name, NAME_ROOM, "in/%s", path);
+			worker->running = name;
+			jobs[s->n_jobs++] = (struct status_job){.name = name,
+				.device = w->worker.status.device,
+				.stage = job->progress.stage,
+				.step = job->progress.step,
+				.steps = job->progress.steps,
+				.fraction = job->progress.fraction,
+				.eta_s = job->progress.eta_s,
+				.running_s = job->running_s};
+		}
 	}
 	s->jobs = jobs;
 }
@@ -127,9 +131,9 @@ static void make_snapshots(struct fs *fs)
 	struct special_files *special = fs->special;
 	struct scheduler_report report;
 	struct status_problem problems[sizeof report.problems / sizeof *report.problems];
-	struct status_job jobs[WORKERS_MAX];
+	struct status_job jobs[2 * WORKERS_MAX];
 	struct status_worker workers[WORKERS_MAX];
-	char names[WORKERS_MAX][NAME_ROOM], notice[1100];
+	char names[2 * WORKERS_MAX][NAME_ROOM], notice[1100];
 	scheduler_report(fs, &report);
 	snprintf(notice, sizeof notice, "%s%s%s", special->notice, special->notice[0] && report.notice[0] ? "; " : "",
 		report.notice);

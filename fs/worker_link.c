@@ -5,6 +5,7 @@
  * a result sent just before a crash still counts. */
 #include "worker_link.h"
 
+#include "worker_job.h"
 #include "worker_process.h"
 
 #include <errno.h>
@@ -53,11 +54,7 @@ struct worker_link {
 	pid_t lost_pid; /* given up; reaped when it can be */
 	int backoff_ms; /* of the next failure */
 
-	uint64_t job; /* 0: none */
-	uint32_t outputs;
-	int output_fds[JOB_OUTPUTS]; /* our own copies, lowest bit of outputs first: to check sizes */
-	bool cancelling;
-	char stage[32]; /* last told */
+	struct worker_job running, finishing; /* the latter has left the device */
 };
 
 static int64_t now_ms(void)
@@ -99,7 +96,8 @@ static void link_changed(struct worker_link *link)
 /* The sign of life that hang_s waits for. */
 static void link_alive(struct worker_link *link)
 {
-	bool watched = link->report.state == WORKER_STARTING || link->report.state == WORKER_BUSY;
+	bool watched = link->report.state == WORKER_STARTING || link->report.state == WORKER_BUSY ||
+		       (link->report.state == WORKER_READY && link->finishing.id);
 	link->hang_at = watched && link->hang_ms ? now_ms() + link->hang_ms : 0;
 }
 
@@ -113,8 +111,8 @@ static void link_ready(struct worker_link *link)
 {
 	link->report.state = WORKER_READY;
 	link->report.job = 0;
-	link->hang_at = 0;
-	link->idle_at = link->idle_ms ? now_ms() + link->idle_ms : 0;
+	link_alive(link);
+	link->idle_at = link->idle_ms && !link->finishing.id ? now_ms() + link->idle_ms : 0;
 	link_set_problem(link, "");
 }
 
@@ -205,29 +203,31 @@ static void link_launch(struct worker_link *link)
 }
 
 /* The job's exactly one `done`. The link is already in the state that the callback may act on. */
-static void link_done(
-	struct worker_link *link, enum worker_outcome outcome, const struct message_result *result, const char *text)
+static void link_done(struct worker_link *link, struct worker_job *job, enum worker_outcome outcome,
+	const struct message_result *result, const char *text)
 {
-	struct worker_done done = {.id = link->job, .outcome = outcome, .result = result, .text = text};
-	for (int i = 0; i < JOB_OUTPUTS; i++)
-		close_fd(&link->output_fds[i]);
-	link->job = 0;
-	link->cancelling = false;
+	struct worker_done done = {.id = job->id, .outcome = outcome, .result = result, .text = text};
+	worker_job_finish(job);
 	link->events.done(link->user, &done);
 }
 
-/* The worker has answered: it is ready again, unless it is dead already and these were its last words. */
-static void link_answered(
-	struct worker_link *link, enum worker_outcome outcome, const struct message_result *result, const char *text)
+/* The worker has answered. It is ready for another job if it had this one on the device, unless it is dead already and these
+ * were its last words. */
+static void link_answered(struct worker_link *link, struct worker_job *job, enum worker_outcome outcome,
+	const struct message_result *result, const char *text)
 {
+	struct worker_job ended = *job;
 	link->backoff_ms = BACKOFF_MIN_MS;
-	if (link->cancelling)
+	if (ended.cancelling)
 		outcome = WORKER_CANCELLED;
-	if (link->report.state == WORKER_BUSY) {
+	worker_job_init(job);
+	if (job == &link->running && link->report.state == WORKER_BUSY) {
 		link->kill_at = 0;
 		link_ready(link);
+	} else if (link->report.state == WORKER_READY) {
+		link_ready(link); /* now perhaps idle */
 	}
-	link_done(link, outcome, outcome == WORKER_DONE ? result : NULL,
+	link_done(link, &ended, outcome, outcome == WORKER_DONE ? result : NULL,
 		outcome == WORKER_CANCELLED ? "cancelled" : text);
 	link_changed(link);
 }
@@ -236,20 +236,6 @@ static void link_nonsense(struct worker_link *link, const char *text)
 {
 	link_end(link, END_NONSENSE, text, 0);
 	link_changed(link);
-}
-
-/* Every file that was asked for is there, of the size told, and no other is claimed. */
-static bool sizes_are_true(const struct worker_link *link, const struct message_result *result)
-{
-	for (int i = 0, n = 0; i < JOB_OUTPUTS; i++) {
-		struct stat st = {0};
-		bool wanted = link->outputs & 1u << i;
-		if (wanted && (fstat(link->output_fds[n++], &st) < 0 || st.st_size == 0))
-			return false;
-		if ((uint64_t)st.st_size != result->sizes[i])
-			return false;
-	}
-	return true;
 }
 
 /* Keep what the last worker knew of device and model where this one doesn't know it yet. */
@@ -282,14 +268,14 @@ static void on_status(struct worker_link *link, const struct message_status *sta
 	link_changed(link);
 }
 
-static void on_progress(struct worker_link *link, const struct message_progress *progress)
+static void on_progress(struct worker_link *link, struct worker_job *job, const struct message_progress *progress)
 {
-	snprintf(link->stage, sizeof link->stage, "%s", progress->stage);
-	if (!link->cancelling)
+	snprintf(job->stage, sizeof job->stage, "%s", progress->stage);
+	if (!job->cancelling)
 		link->events.progress(link->user, progress);
 }
 
-static void on_failure(struct worker_link *link, const struct message_failure *failure)
+static void on_failure(struct worker_link *link, struct worker_job *job, const struct message_failure *failure)
 {
 	if (failure->kind == JOB_DEVICE) { /* `done` follows when it is gone: nobody is to think it ready */
 		link_end(link, END_DEVICE, *failure->text ? failure->text : "the device failed", KILL_MS);
@@ -298,33 +284,67 @@ static void on_failure(struct worker_link *link, const struct message_failure *f
 	}
 	static const enum worker_outcome outcomes[] = {
 		[JOB_FAILED] = WORKER_FAILED, [JOB_CANCELLED] = WORKER_LOST, [JOB_STORAGE] = WORKER_STORAGE};
-	link_answered(link, outcomes[failure->kind], NULL, failure->text);
+	link_answered(link, job, outcomes[failure->kind], NULL, failure->text);
+}
+
+/* The running job has left the device. */
+static void on_free(struct worker_link *link)
+{
+	link->finishing = link->running;
+	worker_job_init(&link->running);
+	link->events.freed(link->user, link->finishing.id);
+	if (link->report.state == WORKER_BUSY) {
+		link->kill_at = 0; /* a cancelled one holds nobody up any more */
+		link_ready(link);
+	}
+	link_changed(link);
+}
+
+/* The id that a message about a job starts with; 0 for the others. */
+static uint64_t job_of(const struct message *m)
+{
+	switch (m->type) {
+	case MESSAGE_PROGRESS:
+		return m->progress.id;
+	case MESSAGE_FREE:
+		return m->free.id;
+	case MESSAGE_RESULT:
+		return m->result.id;
+	case MESSAGE_FAILURE:
+		return m->failure.id;
+	default:
+		return 0;
+	}
 }
 
 static void on_message(struct worker_link *link, const struct message *m)
 {
 	link_alive(link);
-	/* The three about a job start with its id. */
-	bool of_job = (m->type == MESSAGE_PROGRESS && m->progress.id == link->job) ||
-		      (m->type == MESSAGE_RESULT && m->result.id == link->job) ||
-		      (m->type == MESSAGE_FAILURE && m->failure.id == link->job);
-	if (m->type == MESSAGE_HELLO && !link->greeted) {
+	uint64_t id = job_of(m);
+	struct worker_job *job = !id			    ? NULL
+				 : link->running.id == id   ? &link->running
+				 : link->finishing.id == id ? &link->finishing
+							    : NULL;
+	if (m->type == MESSAGE_HELLO && !link->greeted)
 		link->greeted = true;
-	} else if (!link->greeted || m->type == MESSAGE_HELLO) {
+	else if (!link->greeted || m->type == MESSAGE_HELLO)
 		link_nonsense(link, "the worker did not greet first, or greeted twice");
-	} else if (m->type == MESSAGE_STATUS) {
+	else if (m->type == MESSAGE_STATUS)
 		on_status(link, &m->status);
-	} else if (!of_job || !link->job) {
+	else if (!job)
 		link_nonsense(link, "the worker talked of a job that it does not have");
-	} else if (m->type == MESSAGE_PROGRESS) {
-		on_progress(link, &m->progress);
-	} else if (m->type == MESSAGE_FAILURE) {
-		on_failure(link, &m->failure);
-	} else if (!sizes_are_true(link, &m->result)) {
+	else if (m->type == MESSAGE_FREE && link->finishing.id)
+		link_nonsense(link, "the worker finishes two jobs at a time");
+	else if (m->type == MESSAGE_FREE)
+		on_free(link);
+	else if (m->type == MESSAGE_PROGRESS)
+		on_progress(link, job, &m->progress);
+	else if (m->type == MESSAGE_FAILURE)
+		on_failure(link, job, &m->failure);
+	else if (!worker_job_sizes_are_true(job, &m->result))
 		link_nonsense(link, "the worker's files are not of the sizes that it told");
-	} else {
-		link_answered(link, WORKER_DONE, &m->result, "");
-	}
+	else
+		link_answered(link, job, WORKER_DONE, &m->result, "");
 }
 
 /* Take what has come, until there is no more or the talk is over. At most so much as a socket holds, all of a dead worker's
@@ -360,11 +380,14 @@ static void link_receive(struct worker_link *link)
 	}
 }
 
-/* What a job's end is when its worker has ended, by our cause or by its own (text says how then). */
-static enum worker_outcome judge_job(const struct worker_link *link, enum worker_death death)
+/* What a job's end is when its worker has ended, by our cause or by its own. */
+static enum worker_outcome judge_job(
+	const struct worker_link *link, const struct worker_job *job, enum worker_death death)
 {
-	if (link->cancelling)
+	if (job->cancelling)
 		return WORKER_CANCELLED;
+	if (link->killed && link->end == END_NONE)
+		return WORKER_LOST; /* to cancel the other one */
 	switch (link->end) {
 	case END_HUNG:
 		return WORKER_HUNG;
@@ -381,6 +404,13 @@ static enum worker_outcome judge_job(const struct worker_link *link, enum worker
 		break;
 	}
 	return death == DEATH_MEMORY ? WORKER_MEMORY : death == DEATH_ASKED ? WORKER_LOST : WORKER_CRASHED;
+}
+
+static void link_end_job(
+	struct worker_link *link, struct worker_job *job, enum worker_outcome outcome, const char *text)
+{
+	if (job->id)
+		link_done(link, job, outcome, NULL, outcome == WORKER_CANCELLED ? "cancelled" : text);
 }
 
 /* lost: it was killed and doesn't die, so it is left behind and counts as dead. */
@@ -405,13 +435,11 @@ static void link_reap(struct worker_link *link, bool lost)
 		worker_process_judge(status, link->oom_before, worker_process_oom_kills(VMSTAT), text, sizeof text);
 	if ((link->end == END_NONE || link->end == END_CLOSED) && !link->killed)
 		link_set_problem(link, text);
-	enum worker_outcome outcome = judge_job(link, death);
-	bool unasked = link->end != END_STOP && link->end != END_IDLE && !(link->cancelling && link->killed);
+	enum worker_outcome running = judge_job(link, &link->running, death),
+			    finishing = judge_job(link, &link->finishing, death);
+	bool unasked = link->end != END_STOP && link->end != END_IDLE && !(link->running.cancelling && link->killed);
 	link->report.deaths += unasked;
-	snprintf(text, sizeof text, "%s",
-		link->cancelling	? "cancelled"
-		: *link->report.problem ? link->report.problem
-					: "stopped");
+	snprintf(text, sizeof text, "%s", *link->report.problem ? link->report.problem : "stopped");
 
 	close_fd(&link->pidfd);
 	close_fd(&link->socket);
@@ -422,17 +450,18 @@ static void link_reap(struct worker_link *link, bool lost)
 		link_back_off(link);
 	else
 		link->report.state = WORKER_STOPPED;
-	if (link->job)
-		link_done(link, outcome, NULL, text);
+	link_end_job(link, &link->finishing, finishing, text);
+	link_end_job(link, &link->running, running, text);
 	link_changed(link);
 }
 
 static void link_hung(struct worker_link *link)
 {
 	char text[128];
+	const struct worker_job *job = link->running.id ? &link->running : &link->finishing;
 	snprintf(text, sizeof text, "the worker gave no sign of life for %d s while %s, and was killed",
 		(int)(link->hang_ms / 1000),
-		link->job ? (*link->stage ? link->stage : "starting the job") : "loading the model");
+		job->id ? (*job->stage ? job->stage : "starting the job") : "loading the model");
 	link_end(link, END_HUNG, text, 0);
 	link_changed(link);
 }
@@ -513,8 +542,8 @@ struct worker_link *worker_link_create(
 	if (!link)
 		goto no_memory;
 	link->epoll = link->timer = link->socket = link->pidfd = -1;
-	for (int i = 0; i < JOB_OUTPUTS; i++)
-		link->output_fds[i] = -1;
+	worker_job_init(&link->running);
+	worker_job_init(&link->finishing);
 	if (!worker_link_set_argv(link, options->argv))
 		goto no_memory;
 	link->idle_ms = (int64_t)options->idle_s * 1000;
@@ -546,8 +575,8 @@ void worker_link_destroy(struct worker_link *link)
 		poll(&dead, 1, END_MS);
 		waitpid(link->report.pid, NULL, WNOHANG);
 	}
-	for (int i = 0; i < JOB_OUTPUTS; i++)
-		close_fd(&link->output_fds[i]);
+	worker_job_finish(&link->running);
+	worker_job_finish(&link->finishing);
 	close_fd(&link->socket);
 	close_fd(&link->pidfd);
 	close_fd(&link->timer);
@@ -591,40 +620,32 @@ bool worker_link_submit(struct worker_link *link, const struct message_job *job,
 	struct message message = {.type = MESSAGE_JOB, .job = *job};
 	if (link->report.state != WORKER_READY)
 		return error_set(err, "the worker is not ready for a job");
-	int n = message_fds(&message);
-	for (int i = 1; i < n; i++) {
-		link->output_fds[i - 1] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
-		if (link->output_fds[i - 1] < 0) {
-			error_set(err, "worker link: %s", strerror(errno));
-			goto fail;
-		}
-	}
+	if (!worker_job_open(&link->running, job, fds, err))
+		return false;
 	/* Its queue is empty when it is ready: MESSAGE_FULL can't be. */
-	if (message_send(link->socket, &message, fds, err) != MESSAGE_SENT)
-		goto fail;
-	link->job = link->report.job = job->id;
-	link->outputs = job->options.outputs;
-	link->stage[0] = 0;
+	if (message_send(link->socket, &message, fds, err) != MESSAGE_SENT) {
+		worker_job_finish(&link->running);
+		return false;
+	}
+	link->report.job = job->id;
 	link->report.state = WORKER_BUSY;
 	link->idle_at = 0;
 	link_alive(link);
 	link_arm(link);
 	return true;
-fail:
-	for (int i = 0; i < JOB_OUTPUTS; i++)
-		close_fd(&link->output_fds[i]);
-	return false;
 }
 
 void worker_link_cancel(struct worker_link *link, uint64_t id)
 {
 	struct message message = {.type = MESSAGE_CANCEL, .cancel.id = id};
-	if (!link->job || link->job != id || link->cancelling)
+	struct worker_job *job = link->running.id == id ? &link->running : &link->finishing;
+	if (!id || job->id != id || job->cancelling)
 		return;
-	link->cancelling = true;
+	job->cancelling = true;
 	if (link->end != END_NONE)
 		return;
-	link->kill_at = now_ms() + KILL_MS;
+	if (job == &link->running)
+		link->kill_at = now_ms() + KILL_MS;
 	message_send(link->socket, &message, NULL, NULL); /* if it doesn't arrive, the deadline does */
 	link_arm(link);
 }

@@ -12,9 +12,12 @@
  *      |                    +---- backoff <-----+      0.5 s, doubling to 60 s
  *      +-- idle_s without a job, or stop()
  *
+ * A worker that is busy becomes ready again when its job has left the device (`freed`): the next one can run while that one is
+ * finished.
+ *
  * A killed worker that doesn't die, because it is inside a driver that hangs, is left behind after 3 s.
  *
- * The link holds no queue: it takes one job at a time, and only when ready. Every submitted job ends in exactly one
+ * The link holds no queue: it takes one job at a time, and only when ready, which makes at most two. Every submitted job ends in exactly one
  * `done` event, whatever happens to the worker. Death by a signal while a job runs is the job's mark only when nobody
  * asked for it: a signal we sent, or a polite one (TERM, INT, HUP, QUIT) from outside, is not. Neither is a device that
  * failed or hung: the job is to be done again, there or elsewhere. */
@@ -62,6 +65,7 @@ struct worker_done {
 struct worker_events {
 	void (*changed)(void *user); /* worker_link_report() differs; when ready: time to submit */
 	void (*progress)(void *user, const struct message_progress *progress);
+	void (*freed)(void *user, uint64_t id); /* the running job is only being finished now; it was not told `done` */
 	void (*done)(void *user, const struct worker_done *done);
 };
 
@@ -106,7 +110,8 @@ void worker_link_retry(struct worker_link *link);
  * worker is not ready (any more), or job breaks the protocol's rules; no event follows then. */
 bool worker_link_submit(struct worker_link *link, const struct message_job *job, const int *fds, struct error *err);
 
-/* Cancel the running job if it is this one: `done` follows, within 2 s because the worker is killed then. */
+/* Cancel this job if the worker has it: `done` follows. Within 2 s if it is running, because the worker is killed then; one that
+ * is being finished holds nobody up. */
 void worker_link_cancel(struct worker_link *link, uint64_t id);
 
 /* End the worker: its socket is closed, and it is killed after 2 s. A running job is cancelled likewise and ends as

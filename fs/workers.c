@@ -173,7 +173,7 @@ void workers_provide(struct workers *w, long queued, bool needs_cpu)
 	spread(w);
 	long free = 0;
 	for (int i = 0; i < w->n; i++)
-		free += !w->slots[i].stands_by && !w->slots[i].input &&
+		free += !w->slots[i].stands_by && !w->slots[i].running.input &&
 			worker_link_report(w->slots[i].link)->state != WORKER_STOPPED;
 	for (int i = 0; i < w->n && free < queued; i++)
 		if (!w->slots[i].stands_by && worker_link_report(w->slots[i].link)->state == WORKER_STOPPED) {

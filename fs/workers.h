@@ -12,17 +12,22 @@
 
 enum { WORKERS_MAX = 17 };
 
-struct worker_slot {
-	struct worker_link *link;
-	struct scheduler *scheduler; /* for the events */
-	bool stands_by;		     /* on the CPU, for what the devices can't do */
-	/* The scheduler's: the job that the worker has, and what came of it. */
+/* The scheduler's: a job that a worker has, and what came of it. */
+struct worker_task {
 	uint64_t input, seq; /* 0: none */
+	bool alone; /* has failed with a worker or a device before: no other job is to suffer with it, or be suspected */
 	struct outcome_files files;
 	bool finished; /* what follows waits to be handled */
 	enum worker_outcome outcome;
 	struct message_result result;
 	char text[1024];
+};
+
+struct worker_slot {
+	struct worker_link *link;
+	struct scheduler *scheduler; /* for the events */
+	bool stands_by;		     /* on the CPU, for what the devices can't do */
+	struct worker_task running, finishing;
 };
 
 struct workers {

@@ -164,9 +164,10 @@ static void describe_progress(struct fs *fs, uint64_t id, struct bytes *text)
 	struct scheduler_report report;
 	char line[128];
 	scheduler_report(fs, &report);
-	for (int i = 0; i < report.n_workers; i++) {
-		const struct message_progress *p = &report.workers[i].progress;
-		if (!report.workers[i].running || report.workers[i].input != id)
+	for (int i = 0; i < 2 * report.n_workers; i++) {
+		const struct scheduler_job *job = &report.workers[i / 2].jobs[i % 2];
+		const struct message_progress *p = &job->progress;
+		if (job->input != id)
 			continue;
 		int len = snprintf(line, sizeof line, "%d%% %s", (int)(100 * p->fraction), p->stage);
 		if (p->steps > 0)

@@ -7,11 +7,12 @@
  *   devices=N               there are so many CUDA devices: auto and cuda take the first
  *   at=N                    what follows happens on this device only (cuda:N; -1: cpu; cuda: all but the cpu)
  *   load=MS slow=MS         time of loading, of each of the 10 steps of a job (default 0 and 1)
+ *   finish=MS               after them the job leaves the device (FREE) and is finished for so long beside the next one
  *   bad-version no-model hang-load        at the start
  *   fail oom storage device a FAILURE; after the last the worker ends (out of memory is a real one, under a limit)
  *   crash-at=STEP signal=N exit=N         die: SIGSEGV, that signal (both at STEP, default 3), or exit
  *   hang deaf               stop talking for ever; ignore CANCEL and the end of the socket for 60 s
- *   nonsense wrong-size     break the protocol's rules
+ *   nonsense wrong-size hasty   break the protocol's rules; the last: hand over while another one is being finished
  *   times=FILE              write down when a job comes and when its result goes, in seconds, a line each
  *   only=TEXT               do all this only to jobs whose name contains TEXT
  *   once                    in @FILE: what stands before it is for the first who reads it */
@@ -39,6 +40,8 @@ struct fake {
 	uint64_t job; /* 0: none, or its answer is ready */
 	struct message answer;
 	bool cancelled;
+	struct message finishing; /* RESULT of the job that is being finished; id 0: none */
+	double due_s;
 	const char *device; /* --device */
 	int ordinal;
 };
@@ -279,27 +282,68 @@ static void run_out_of_memory(struct fake *f)
 		refused ? "out of memory: 1073741824 bytes for the test" : "the limit on memory did not hold");
 }
 
-/* Handle what comes within ms; at least one look. */
+static double now_s(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* Answer for the job that is being finished when it is time; milliseconds until then, -1: there is none. */
+static int finish_due(struct fake *f)
+{
+	double left_s = f->due_s - now_s();
+	if (!f->finishing.result.id)
+		return -1;
+	if (left_s > 0)
+		return (int)(left_s * 1000) + 1;
+	stamp(f, "ready");
+	send_or_end(&f->finishing);
+	f->finishing = (struct message){0};
+	return -1;
+}
+
+/* Handle what comes within ms (-1: for ever) or until a message is there that is for `m`; at least one look. */
+static bool listen_until(struct fake *f, int ms, struct message *m, int *fds)
+{
+	double end_s = now_s() + ms / 1000.0;
+	for (;;) {
+		int due = finish_due(f), left = ms < 0 ? -1 : (int)((end_s - now_s()) * 1000 + 0.999);
+		struct pollfd poll_fd = {.fd = PROTOCOL_FD, .events = POLLIN};
+		left = ms >= 0 && left < 0 ? 0 : left;
+		int n = poll(&poll_fd, 1, due >= 0 && (left < 0 || due < left) ? due : left);
+		if (n == 0 && (left == 0 || (due < 0 && left > 0)))
+			return false;
+		if (n <= 0)
+			continue;
+		struct error err;
+		enum message_got got = message_receive(PROTOCOL_FD, m, fds, &err);
+		if (got == MESSAGE_END)
+			exit(0);
+		if (got != MESSAGE_OK) {
+			fprintf(stderr, "fake worker: %s\n", err.text);
+			exit(2);
+		}
+		if (m->type == MESSAGE_CANCEL && m->cancel.id == f->finishing.result.id) {
+			f->finishing = (struct message){
+				.type = MESSAGE_FAILURE, .failure = {.id = m->cancel.id, .kind = JOB_CANCELLED}};
+			MESSAGE_STRING(f->finishing.failure.text, "cancelled");
+			f->due_s = 0;
+			continue;
+		}
+		return true;
+	}
+}
+
 static void listen_for(struct fake *f, int ms)
 {
-	struct pollfd poll_fd = {.fd = PROTOCOL_FD, .events = POLLIN};
+	struct message m;
+	int fds[PROTOCOL_MAX_FDS];
 	if (has(f, "deaf")) {
 		usleep((unsigned)ms * 1000);
 		return;
 	}
-	if (poll(&poll_fd, 1, ms) <= 0)
-		return;
-	struct message m;
-	int fds[PROTOCOL_MAX_FDS];
-	struct error err;
-	enum message_got got = message_receive(PROTOCOL_FD, &m, fds, &err);
-	if (got == MESSAGE_END)
-		exit(0);
-	if (got != MESSAGE_OK) {
-		fprintf(stderr, "fake worker: %s\n", err.text);
-		exit(2);
-	}
-	if (m.type == MESSAGE_CANCEL && m.cancel.id == f->job)
+	if (listen_until(f, ms, &m, fds) && m.type == MESSAGE_CANCEL && m.cancel.id == f->job)
 		f->cancelled = true;
 }
 
@@ -371,20 +415,24 @@ static void work(struct fake *f, const struct message_job *job, const int *fds)
 	f->job = 0;
 }
 
+/* The job leaves the device; before that another one has to be finished. */
+static void hand_over(struct fake *f, int ms)
+{
+	struct message m = {.type = MESSAGE_FREE, .free.id = f->answer.result.id};
+	for (int due; !has(f, "hasty") && (due = finish_due(f)) >= 0;)
+		usleep((unsigned)due * 1000);
+	send_or_end(&m);
+	f->finishing = f->answer;
+	f->due_s = now_s() + ms / 1000.0;
+}
+
 static void serve(struct fake *f)
 {
 	for (;;) {
 		struct message m;
-		struct error err;
 		int fds[PROTOCOL_MAX_FDS];
 		char only[128];
-		enum message_got got = message_receive(PROTOCOL_FD, &m, fds, &err);
-		if (got == MESSAGE_END)
-			exit(0);
-		if (got != MESSAGE_OK) {
-			fprintf(stderr, "fake worker: %s\n", err.text);
-			exit(2);
-		}
+		listen_until(f, -1, &m, fds);
 		if (m.type != MESSAGE_JOB)
 			continue; /* a CANCEL that crossed the answer */
 		read_switches(f);
@@ -395,6 +443,12 @@ static void serve(struct fake *f)
 		work(f, &m.job, fds);
 		for (int i = 0; i < message_fds(&m); i++)
 			close(fds[i]);
+		char value[128];
+		int ms = find_switch(f, "finish", value, sizeof value) ? atoi(value) : 0;
+		if (f->answer.type == MESSAGE_RESULT && ms > 0) {
+			hand_over(f, ms);
+			continue;
+		}
 		stamp(f, "ready");
 		send_or_end(&f->answer);
 		if (f->answer.type == MESSAGE_FAILURE && f->answer.failure.kind == JOB_DEVICE)

@@ -18,7 +18,9 @@
 
 struct seen {
 	struct worker_link *link;
-	int changed, progress, done;
+	int changed, progress, freed, done;
+	uint64_t freed_id, first; /* the latter was done first */
+	enum worker_outcome first_outcome;
 	struct worker_done last;
 	struct message_result result;
 	char text[1024], stage[32];
@@ -37,10 +39,20 @@ static void on_progress(void *user, const struct message_progress *progress)
 	snprintf(seen->stage, sizeof seen->stage, "%s", progress->stage);
 }
 
+static void on_freed(void *user, uint64_t id)
+{
+	struct seen *seen = user;
+	seen->freed++;
+	seen->freed_id = id;
+}
+
 static void on_done(void *user, const struct worker_done *done)
 {
 	struct seen *seen = user;
-	seen->done++;
+	if (!seen->done++) {
+		seen->first = done->id;
+		seen->first_outcome = done->outcome;
+	}
 	seen->last = *done;
 	snprintf(seen->text, sizeof seen->text, "%s", done->text);
 	if (done->result)
@@ -68,7 +80,7 @@ static void link_to(struct seen *seen, const char *switches, int idle_s, int han
 	struct error err;
 	memset(seen, 0, sizeof *seen);
 	seen->link = worker_link_create(&(struct worker_options){.argv = argv, .idle_s = idle_s, .hang_s = hang_s},
-		&(struct worker_events){on_changed, on_progress, on_done}, seen, &err);
+		&(struct worker_events){on_changed, on_progress, on_freed, on_done}, seen, &err);
 	cr_assert_not_null(seen->link, "%s", err.text);
 }
 
@@ -305,6 +317,125 @@ Test(worker_link, cancel_is_enforced_after_two_seconds)
 	expect_cancel("slow=10 hang", 4, 1.9, 3.5, 2);
 }
 
+/* Job 1 is being finished and job 2, of this name, runs. */
+static void have_two(struct seen *seen, const char *switches, const char *second, int fds[2][1 + N_OUTPUTS])
+{
+	struct error err;
+	struct message_job one = job_of(1, "in/a.png"), two = job_of(2, second);
+	link_to(seen, switches, 0, 1);
+	for (int i = 0; i < 2; i++)
+		open_files(fds[i], "picture");
+	worker_link_start(seen->link);
+	run_until_state(seen, WORKER_READY);
+	cr_assert(worker_link_submit(seen->link, &one, fds[0], &err), "%s", err.text);
+	run_until(seen, &seen->freed, 1);
+	cr_expect_eq(seen->freed_id, 1);
+	cr_expect_eq(seen->done, 0);
+	cr_expect_eq(worker_link_report(seen->link)->state, WORKER_READY);
+	cr_assert(worker_link_submit(seen->link, &two, fds[1], &err), "%s", err.text);
+	cr_expect_eq(worker_link_report(seen->link)->job, 2);
+}
+
+static void end_two(struct seen *seen, int fds[2][1 + N_OUTPUTS])
+{
+	for (int i = 0; i < 2; i++)
+		close_files(fds[i]);
+	worker_link_destroy(seen->link);
+}
+
+Test(worker_link, a_job_is_finished_while_the_next_one_runs)
+{
+	struct seen seen;
+	int fds[2][1 + N_OUTPUTS];
+	have_two(&seen, "finish=200 slow=50", "in/b.png", fds); /* the second one takes longer */
+	run_until(&seen, &seen.done, 1);
+	cr_expect_eq(worker_link_report(seen.link)->state, WORKER_BUSY);
+	run_until(&seen, &seen.done, 2);
+	cr_expect_eq(seen.freed, 2);
+	cr_expect(seen.first == 1 && seen.first_outcome == WORKER_DONE);
+	cr_expect(seen.last.id == 2 && seen.last.outcome == WORKER_DONE);
+	cr_expect_eq(lseek(fds[1][1], 0, SEEK_END), (off_t)seen.result.sizes[JOB_GLB]);
+	end_two(&seen, fds);
+	/* The other way round: the device has to wait. */
+	have_two(&seen, "finish=400", "in/b.png", fds);
+	run_until(&seen, &seen.freed, 2);
+	cr_expect(seen.done == 1 && seen.first == 1);
+	run_until(&seen, &seen.done, 2);
+	cr_expect(seen.last.id == 2 && seen.last.outcome == WORKER_DONE);
+	cr_expect_eq(worker_link_report(seen.link)->starts, 1);
+	end_two(&seen, fds);
+}
+
+Test(worker_link, cancelling_one_of_two_leaves_the_other)
+{
+	struct seen seen;
+	int fds[2][1 + N_OUTPUTS];
+	have_two(&seen, "finish=60000 slow=50", "in/b.png", fds);
+	worker_link_cancel(seen.link, 1);
+	run_until(&seen, &seen.done, 1);
+	cr_expect(seen.first == 1 && seen.first_outcome == WORKER_CANCELLED);
+	run_until(&seen, &seen.freed, 2);
+	worker_link_cancel(seen.link, 2);
+	run_until(&seen, &seen.done, 2);
+	cr_expect(seen.last.id == 2 && seen.last.outcome == WORKER_CANCELLED);
+	cr_expect_eq(worker_link_report(seen.link)->starts, 1);
+	end_two(&seen, fds);
+	/* One that doesn't obey is killed with the worker: the other one is only lost. */
+	have_two(&seen, "finish=60000 slow=400 deaf only=bad", "in/bad.png", fds);
+	run_until(&seen, &seen.progress, seen.progress + 1);
+	worker_link_cancel(seen.link, 2);
+	run_until(&seen, &seen.done, 2);
+	cr_expect(seen.first == 1 && seen.first_outcome == WORKER_LOST);
+	cr_expect(seen.last.id == 2 && seen.last.outcome == WORKER_CANCELLED);
+	cr_expect_eq(worker_link_report(seen.link)->deaths, 0);
+	end_two(&seen, fds);
+}
+
+Test(worker_link, both_jobs_end_with_their_worker)
+{
+	static const struct {
+		const char *switches;
+		enum worker_outcome outcome;
+	} ends[] = {{"finish=60000 only=bad crash-at=3", WORKER_CRASHED}, {"finish=60000 only=bad hang", WORKER_HUNG},
+		{"finish=60000 only=bad device", WORKER_DEVICE}, {"finish=60000 only=bad hasty", WORKER_CRASHED}};
+	for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+		struct seen seen;
+		int fds[2][1 + N_OUTPUTS];
+		have_two(&seen, ends[i].switches, "in/bad.png", fds);
+		run_until(&seen, &seen.done, 2);
+		cr_expect(seen.first == 1 && seen.first_outcome == ends[i].outcome, "%s: %d", ends[i].switches,
+			seen.first_outcome);
+		cr_expect(seen.last.id == 2 && seen.last.outcome == ends[i].outcome, "%s: %d", ends[i].switches,
+			seen.last.outcome);
+		run_until_state(&seen, WORKER_READY);
+		end_two(&seen, fds);
+	}
+}
+
+Test(worker_link, a_worker_that_finishes_a_job_is_neither_idle_nor_unwatched)
+{
+	struct seen seen;
+	int fds[1 + N_OUTPUTS];
+	struct error err;
+	struct message_job job = job_of(1, "in/a.png");
+	link_to(&seen, "finish=1500", 1, 0); /* idle after 1 s */
+	open_files(fds, "picture");
+	do_job(&seen, 1, "in/a.png", fds);
+	cr_expect_eq(seen.last.outcome, WORKER_DONE);
+	run_until_state(&seen, WORKER_STOPPED);
+	close_files(fds);
+	worker_link_destroy(seen.link);
+	link_to(&seen, "finish=60000", 0, 1); /* no sign of life for 1 s */
+	open_files(fds, "picture");
+	worker_link_start(seen.link);
+	run_until_state(&seen, WORKER_READY);
+	cr_assert(worker_link_submit(seen.link, &job, fds, &err), "%s", err.text);
+	run_until(&seen, &seen.done, 1);
+	cr_expect_eq(seen.last.outcome, WORKER_HUNG);
+	close_files(fds);
+	worker_link_destroy(seen.link);
+}
+
 Test(worker_link, stop_ends_the_worker_and_loses_the_job)
 {
 	struct seen seen;
@@ -392,7 +523,7 @@ Test(worker_link, a_model_that_fails_to_load)
 
 Test(worker_link, another_protocol_version)
 {
-	expect_bad_start("bad-version", "protocol: the other side speaks version 99, this program version 2");
+	expect_bad_start("bad-version", "protocol: the other side speaks version 99, this program version 3");
 }
 
 Test(worker_link, hung_while_loading)
@@ -407,7 +538,7 @@ Test(worker_link, a_program_that_is_not_there)
 	struct error err;
 	const char *argv[] = {"/no/such/program", NULL};
 	seen.link = worker_link_create(&(struct worker_options){.argv = argv},
-		&(struct worker_events){on_changed, on_progress, on_done}, &seen, &err);
+		&(struct worker_events){on_changed, on_progress, on_freed, on_done}, &seen, &err);
 	worker_link_start(seen.link);
 	const struct worker_report *r = worker_link_report(seen.link);
 	cr_expect_eq(r->state, WORKER_BACKOFF);

@@ -57,6 +57,9 @@ static struct message example(enum message_type type)
 	case MESSAGE_CANCEL:
 		m.cancel.id = 7;
 		break;
+	case MESSAGE_FREE:
+		m.free.id = 7;
+		break;
 	}
 	return m;
 }
@@ -81,7 +84,7 @@ static enum message_got decode(struct message *m, const uint8_t *bytes, size_t s
 
 Test(protocol, every_message_there_and_back)
 {
-	for (int type = MESSAGE_HELLO; type <= MESSAGE_CANCEL; type++) {
+	for (int type = MESSAGE_HELLO; type <= MESSAGE_FREE; type++) {
 		struct message sent = example((enum message_type)type), got;
 		struct error err;
 		uint8_t bytes[PROTOCOL_MAX_BYTES], again[PROTOCOL_MAX_BYTES];
@@ -117,7 +120,7 @@ Test(protocol, the_bytes_of_a_cancel)
 
 Test(protocol, every_cut_and_every_surplus_is_refused)
 {
-	for (int type = MESSAGE_HELLO; type <= MESSAGE_CANCEL; type++) {
+	for (int type = MESSAGE_HELLO; type <= MESSAGE_FREE; type++) {
 		struct message m = example((enum message_type)type), got = {.type = 77};
 		struct error err;
 		uint8_t bytes[PROTOCOL_MAX_BYTES + 1] = {0};
@@ -137,12 +140,12 @@ Test(protocol, another_version_is_told_from_rubbish)
 	size_t size = encode(&m, bytes);
 	bytes[4] = 9;
 	cr_expect_eq(decode(&got, bytes, size, &err), MESSAGE_BAD_VERSION);
-	cr_expect_str_eq(err.text, "protocol: the other side speaks version 9, this program version 2");
+	cr_expect_str_eq(err.text, "protocol: the other side speaks version 9, this program version 3");
 	cr_expect_eq(decode(&got, bytes, 8, &err), MESSAGE_BAD_VERSION, "also when the rest is of another form");
 	bytes[0] = 'x';
 	cr_expect_eq(decode(&got, bytes, size, &err), MESSAGE_BAD);
-	cr_expect_eq(decode(&got, (const uint8_t *)"1TRW\2\0\10\0", 8, &err), MESSAGE_BAD, "type 8");
-	cr_expect_eq(decode(&got, (const uint8_t *)"1TRW\2\0\0\0", 8, &err), MESSAGE_BAD, "type 0");
+	cr_expect_eq(decode(&got, (const uint8_t *)"1TRW\3\0\11\0", 8, &err), MESSAGE_BAD, "type 9");
+	cr_expect_eq(decode(&got, (const uint8_t *)"1TRW\3\0\0\0", 8, &err), MESSAGE_BAD, "type 0");
 }
 
 #define EXPECT_BROKEN(type, change)                                                                                    \
@@ -183,6 +186,7 @@ Test(protocol, fields_out_of_range_are_refused)
 	EXPECT_BROKEN(MESSAGE_JOB, job.options.outputs = 0);
 	EXPECT_BROKEN(MESSAGE_JOB, job.options.outputs = 1u << JOB_OUTPUTS);
 	EXPECT_BROKEN(MESSAGE_CANCEL, cancel.id = 0);
+	EXPECT_BROKEN(MESSAGE_FREE, free.id = 0);
 	EXPECT_BROKEN(MESSAGE_CANCEL, type = (enum message_type)0);
 	struct message m = example(MESSAGE_HELLO), got;
 	struct error err;
@@ -198,7 +202,7 @@ Test(protocol, fields_out_of_range_are_refused)
 /* Every single bit flipped: never a message that could not have been sent, never a crash. */
 Test(protocol, flipped_bits)
 {
-	for (int type = MESSAGE_HELLO; type <= MESSAGE_CANCEL; type++) {
+	for (int type = MESSAGE_HELLO; type <= MESSAGE_FREE; type++) {
 		struct message m = example((enum message_type)type), got;
 		struct error err;
 		uint8_t bytes[PROTOCOL_MAX_BYTES], again[PROTOCOL_MAX_BYTES];

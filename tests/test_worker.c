@@ -1,6 +1,7 @@
 /* test_worker.c - the real `trellis worker` at the end of a socket: how it greets, loads, works, cancels, and ends.
  * On a tiny model of zeros, in which no picture becomes anything; the whole way to files is on engine/mini if it is
  * there. */
+#include "fake_plugin.h"
 #include "protocol.h"
 #include "tiny_model.h"
 
@@ -237,7 +238,7 @@ Test(worker, ends_when_the_daemon_talks_nonsense)
 	expect_end(&peer, 1);
 	peer = start(model);
 	until_ready(&peer);
-	cr_assert_eq(send(peer.socket, "1TRW\3\0\6\0", 8, 0), 8); /* another version */
+	cr_assert_eq(send(peer.socket, "1TRW\1\0\6\0", 8, 0), 8); /* another version */
 	expect_end(&peer, 1);
 }
 
@@ -306,4 +307,31 @@ Test(worker, a_job_is_cancelled_and_the_process_goes_on)
 	cr_expect_eq(m.failure.kind, JOB_FAILED);
 	close(peer.socket);
 	expect_end(&peer, 0);
+}
+
+Test(worker, on_a_gpu_a_job_is_finished_while_the_next_one_runs)
+{
+	struct message m, job = job_of(1, 1u << JOB_GLB | 1u << JOB_PREVIEW);
+	int fds[2][PROTOCOL_MAX_FDS];
+	plan("");
+	struct peer peer = start("tests/golden/e2e");
+	until_ready(&peer);
+	send_job(&peer, &job, "tests/golden/e2e/input.png", fds[0]);
+	expect_after(&peer, MESSAGE_PROGRESS, MESSAGE_FREE, &m);
+	cr_expect_eq(m.free.id, 1);
+	job.job.id = 2;
+	send_job(&peer, &job, "tests/golden/e2e/input.png", fds[1]);
+	for (uint64_t id = 1; id <= 2; id++) {
+		if (id == 2) {
+			expect_after(&peer, MESSAGE_PROGRESS, MESSAGE_FREE, &m);
+			cr_expect_eq(m.free.id, 2);
+		}
+		expect_after(&peer, MESSAGE_PROGRESS, MESSAGE_RESULT, &m);
+		cr_expect(m.result.id == id && m.result.faces > 0);
+		cr_expect_eq(lseek(fds[id - 1][1], 0, SEEK_END), (off_t)m.result.sizes[JOB_GLB]);
+		cr_expect_eq(lseek(fds[id - 1][2], 0, SEEK_END), (off_t)m.result.sizes[JOB_PREVIEW]);
+	}
+	close(peer.socket);
+	expect_end(&peer, 0);
+	forget_plan();
 }

@@ -2,9 +2,10 @@
  * protocol.h.
  *
  *   main thread     reads the socket: hands jobs over, notes cancellations, ends the process when the daemon is gone
- *   device thread   owns engine and device: loads the model, runs jobs, sends everything but HELLO
+ *   device thread   owns engine and device: loads the model, runs jobs, from which on a GPU it hands what the CPU does to the
+ *   finisher        cleans the mesh and writes the files while the device has the next job
  *
- * Both may send: a message is one packet, which the kernel keeps whole. The process ends by _exit, because the device
+ * All may send: a message is one packet, which the kernel keeps whole. The process ends by _exit, because the device
  * thread may be anywhere in a computation when the daemon goes; nothing of the worker's needs an orderly end. It opens
  * files of the model only: pictures and results are descriptors that the daemon gave it. */
 #include "buffer.h"
@@ -47,14 +48,24 @@ static const char help[] =
 	"  -t, --threads N      of the CPU; 0 (default): all\n"
 	"  -h, --help           print this text\n";
 
+struct task {
+	struct message_job job;	   /* id 0: none */
+	int fds[PROTOCOL_MAX_FDS]; /* of that job */
+	atomic_bool cancel;	   /* set under the lock, looked at without */
+	double started_s;
+	struct trellis_surface *surface; /* NULL: not yet */
+	char cutout[16];
+	struct message answer; /* RESULT or FAILURE */
+	bool doubtful;	       /* it failed in a way that the device may have caused */
+};
+
 struct worker {
 	struct trellis_options options;
 
 	pthread_mutex_t lock;
-	pthread_cond_t job_came;
-	struct message_job job;	   /* lock; id 0: none */
-	int fds[PROTOCOL_MAX_FDS]; /* lock; of that job */
-	atomic_bool cancel;	   /* of that job; set under lock, looked at without */
+	pthread_cond_t changed;
+	struct task running, finishing; /* lock: their ids. The rest is of the thread that has the job */
+	bool to_finish, to_judge; /* lock: whose turn it is at `finishing`, the finisher's or the device thread's */
 };
 
 static double now_s(void)
@@ -91,17 +102,9 @@ static void tell_status(const struct trellis *t, enum model_state state, int per
 	tell(&m);
 }
 
-struct job_run {
-	struct worker *worker;
-	const struct message_job *job;
-	const int *fds;
-	double started_s;
-	struct message answer; /* RESULT or FAILURE */
-};
-
 static bool tell_progress(const struct trellis_progress *progress, void *user)
 {
-	struct job_run *run = user;
+	struct task *task = user;
 	struct message m = {.type = MESSAGE_PROGRESS};
 	/* The engine's estimates are not bound to the protocol's ranges. */
 	int steps = progress->steps > 0 ? progress->steps : 0;
@@ -110,33 +113,43 @@ static bool tell_progress(const struct trellis_progress *progress, void *user)
 		progress->fraction >= 0 && progress->fraction <= 1 ? progress->fraction : progress->fraction > 1;
 	double eta_s = progress->eta_s >= 0 && progress->eta_s < 1e9 ? progress->eta_s : -1;
 	m.progress = (struct message_progress){
-		.id = run->job->id, .step = step, .steps = steps, .fraction = fraction, .eta_s = eta_s};
+		.id = task->job.id, .step = step, .steps = steps, .fraction = fraction, .eta_s = eta_s};
 	MESSAGE_STRING(m.progress.stage, trellis_stage_name(progress->stage));
 	tell(&m);
-	return !atomic_load(&run->worker->cancel);
+	return !atomic_load(&task->cancel);
 }
 
-static bool fail(struct job_run *run, enum job_failure kind, const struct error *err)
+static bool fail(struct task *task, enum job_failure kind, const struct error *err)
 {
-	if (atomic_load(&run->worker->cancel))
+	if (atomic_load(&task->cancel))
 		kind = JOB_CANCELLED;
-	run->answer = (struct message){.type = MESSAGE_FAILURE, .failure = {.id = run->job->id, .kind = kind}};
-	MESSAGE_STRING(run->answer.failure.text, err->text);
+	task->answer = (struct message){.type = MESSAGE_FAILURE, .failure = {.id = task->job.id, .kind = kind}};
+	MESSAGE_STRING(task->answer.failure.text, err->text);
 	return false;
 }
 
-/* The engine failed: the device's fault or the job's. */
-static bool fail_computing(struct job_run *run, struct trellis *t, struct error *err)
+/* The engine failed: the device's fault or the job's, which judge() finds out. */
+static bool fail_computing(struct task *task, const struct error *err)
 {
-	bool cancelled = atomic_load(&run->worker->cancel);
-	return fail(run, !cancelled && trellis_device_failed(t, err) ? JOB_DEVICE : JOB_FAILED, err);
+	fail(task, JOB_FAILED, err);
+	task->doubtful = task->answer.failure.kind == JOB_FAILED;
+	return false;
+}
+
+static void judge(struct trellis *t, struct task *task)
+{
+	struct error err;
+	snprintf(err.text, sizeof err.text, "%s", task->answer.failure.text);
+	if (task->doubtful && trellis_device_failed(t, &err))
+		fail(task, JOB_DEVICE, &err);
+	task->doubtful = false;
 }
 
 /* Read rather than mapped: a file that its writer shortens meanwhile must not raise SIGBUS. */
-static bool read_picture(struct job_run *run, struct trellis_image *image, struct error *err)
+static bool read_picture(const struct task *task, struct trellis_image *image, struct error *err)
 {
 	struct stat st;
-	if (fstat(run->fds[0], &st) < 0)
+	if (fstat(task->fds[0], &st) < 0)
 		return error_set(err, "reading the picture: %s", strerror(errno));
 	if ((uint64_t)st.st_size > MAX_PICTURE_BYTES)
 		return error_set(err, "the picture has %lld bytes, over 1 GiB", (long long)st.st_size);
@@ -145,14 +158,14 @@ static bool read_picture(struct job_run *run, struct trellis_image *image, struc
 	if (!bytes)
 		return error_set(err, "out of memory: %zu bytes for the picture", size);
 	while (have < size) {
-		ssize_t n = pread(run->fds[0], bytes + have, size - have, (off_t)have);
+		ssize_t n = pread(task->fds[0], bytes + have, size - have, (off_t)have);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
 			break;
 		have += (size_t)n;
 	}
-	bool ok = trellis_image_decode(image, bytes, have, run->job->name, err);
+	bool ok = trellis_image_decode(image, bytes, have, task->job.name, err);
 	free(bytes);
 	return ok;
 }
@@ -183,55 +196,85 @@ static bool make_output(struct buffer *out, const struct trellis_mesh *mesh, enu
 }
 
 /* Each output is made in memory and then written, so that a full disk can be told from a mesh that has no such form. */
-static bool write_outputs(struct job_run *run, const struct trellis_mesh *mesh, struct message_result *result)
+static bool write_outputs(struct task *task, const struct trellis_mesh *mesh, struct message_result *result)
 {
 	struct error err;
-	int count = __builtin_popcount(run->job->options.outputs), n = 0;
+	int count = __builtin_popcount(task->job.options.outputs), n = 0;
 	for (int i = 0; i < JOB_OUTPUTS; i++) {
 		const char *extension = job_output_extension((enum job_output)i);
 		struct buffer bytes = {0};
-		if (!(run->job->options.outputs & 1u << i))
+		if (!(task->job.options.outputs & 1u << i))
 			continue;
-		tell_progress(&(struct trellis_progress){TRELLIS_WRITE, n, count, 1, -1}, run);
+		if (!tell_progress(&(struct trellis_progress){TRELLIS_WRITE, n, count, 1, -1}, task)) {
+			error_set(&err, "cancelled");
+			return fail(task, JOB_CANCELLED, &err);
+		}
 		n++;
 		bool made = make_output(&bytes, mesh, (enum job_output)i, &err);
-		bool written = made && buffer_write(&bytes, run->fds[n], extension, &err);
+		bool written = made && buffer_write(&bytes, task->fds[n], extension, &err);
 		result->sizes[i] = bytes.size;
 		buffer_finish(&bytes);
 		if (!written)
-			return fail(run, made ? JOB_STORAGE : JOB_FAILED, &err);
+			return fail(task, made ? JOB_STORAGE : JOB_FAILED, &err);
 	}
 	return true;
 }
 
-/* The job from picture to files; run->answer is set in every case. */
-static bool run_job(struct trellis *t, struct job_run *run)
+/* The device's part of a job, from picture to surface. False: it has been answered. */
+static bool compute(struct trellis *t, struct task *task)
 {
 	struct error err;
 	struct trellis_image image;
 	struct trellis_latent latent;
-	struct trellis_mesh mesh;
-	struct trellis_params params = params_of(&run->job->options);
-	struct message result = {.type = MESSAGE_RESULT, .result.id = run->job->id};
-	if (!read_picture(run, &image, &err))
-		return fail(run, JOB_FAILED, &err);
-	bool ok = trellis_generate(t, &image, 1, &params, tell_progress, run, &latent, &err);
+	struct trellis_params params = params_of(&task->job.options);
+	if (!read_picture(task, &image, &err))
+		return fail(task, JOB_FAILED, &err);
+	bool ok = trellis_generate(t, &image, 1, &params, tell_progress, task, &latent, &err);
 	trellis_image_finish(&image);
 	if (!ok)
-		return fail_computing(run, t, &err);
-	ok = trellis_decode(t, &latent, &params, tell_progress, run, &mesh, &err);
-	MESSAGE_STRING(result.result.cutout, latent.cutout);
+		return fail_computing(task, &err);
+	MESSAGE_STRING(task->cutout, latent.cutout);
+	ok = trellis_decode_surface(t, &latent, &params, tell_progress, task, &task->surface, &err);
 	trellis_latent_finish(&latent);
-	if (!ok)
-		return fail_computing(run, t, &err);
-	result.result.vertices = (uint64_t)mesh.n_vertices;
-	result.result.faces = (uint64_t)mesh.n_faces;
-	ok = write_outputs(run, &mesh, &result.result);
+	return ok || fail_computing(task, &err);
+}
+
+/* The CPU's part, from surface to files. task->answer is set in every case. */
+static void finish(struct task *task)
+{
+	struct error err;
+	struct trellis_mesh mesh;
+	struct trellis_params params = params_of(&task->job.options);
+	struct message answer = {.type = MESSAGE_RESULT, .result.id = task->job.id};
+	bool ok = trellis_surface_mesh(task->surface, &params, &mesh, &err);
+	trellis_surface_destroy(task->surface);
+	task->surface = NULL;
+	if (!ok) {
+		fail_computing(task, &err);
+		return;
+	}
+	answer.result.vertices = (uint64_t)mesh.n_vertices;
+	answer.result.faces = (uint64_t)mesh.n_faces;
+	MESSAGE_STRING(answer.result.cutout, task->cutout);
+	ok = write_outputs(task, &mesh, &answer.result);
 	trellis_mesh_finish(&mesh);
-	result.result.seconds = now_s() - run->started_s;
+	answer.result.seconds = now_s() - task->started_s;
 	if (ok)
-		run->answer = result;
-	return ok;
+		task->answer = answer;
+}
+
+/* Give a job's descriptors back, then its answer: another job may come at once. */
+static void conclude(struct worker *w, struct task *task)
+{
+	struct message answer = task->answer;
+	for (int i = 0; i < message_fds(&(struct message){.type = MESSAGE_JOB, .job = task->job}); i++)
+		close(task->fds[i]);
+	malloc_trim(0);
+	pthread_mutex_lock(&w->lock);
+	task->job.id = 0;
+	pthread_cond_broadcast(&w->changed);
+	pthread_mutex_unlock(&w->lock);
+	tell(&answer);
 }
 
 static bool tell_loading(const struct trellis_progress *progress, void *user)
@@ -254,48 +297,128 @@ static struct trellis *load(const struct worker *w)
 	return NULL;
 }
 
-static void *run_device(void *user)
+static bool device_failed(const struct task *task)
 {
-	struct worker *w = user;
-	struct trellis *t = load(w);
-	if (!t) {
-		shutdown(PROTOCOL_FD, SHUT_RDWR); /* what was sent arrives; the main thread ends the process */
-		return NULL;
-	}
+	return task->answer.type == MESSAGE_FAILURE && task->answer.failure.kind == JOB_DEVICE;
+}
+
+/* On the device thread: wait until no job is being finished, or (running) one has come. False: a device failed. */
+static bool wait_until(struct worker *w, struct trellis *t, bool running)
+{
 	for (;;) {
 		pthread_mutex_lock(&w->lock);
-		while (!w->job.id)
-			pthread_cond_wait(&w->job_came, &w->lock);
-		struct message_job job = w->job;
-		struct job_run run = {.worker = w, .job = &job, .fds = w->fds, .started_s = now_s()};
+		while (!w->to_judge && (running ? !w->running.job.id : w->finishing.job.id != 0))
+			pthread_cond_wait(&w->changed, &w->lock);
+		bool to_judge = w->to_judge;
+		w->to_judge = false;
 		pthread_mutex_unlock(&w->lock);
-
-		run_job(t, &run); /* the main thread leaves w->fds alone while job.id is set */
-		for (int i = 0; i < message_fds(&(struct message){.type = MESSAGE_JOB, .job = job}); i++)
-			close(w->fds[i]);
-		malloc_trim(0);
-
-		pthread_mutex_lock(&w->lock);
-		w->job.id = 0;
-		pthread_mutex_unlock(&w->lock);
-		tell(&run.answer); /* last: another job may follow at once */
-		if (run.answer.type == MESSAGE_FAILURE && run.answer.failure.kind == JOB_DEVICE) {
-			shutdown(PROTOCOL_FD, SHUT_RDWR);
-			return NULL;
-		}
+		if (!to_judge)
+			return true;
+		judge(t, &w->finishing);
+		bool failed = device_failed(&w->finishing);
+		conclude(w, &w->finishing);
+		if (failed)
+			return false;
 	}
 }
 
-/* One job at a time: a second one is a fault of the daemon. */
+/* What the CPU does of the running job is the finisher's from now on. */
+static void hand_over(struct worker *w)
+{
+	struct task *from = &w->running, *to = &w->finishing;
+	struct message m = {.type = MESSAGE_FREE, .free.id = from->job.id};
+	pthread_mutex_lock(&w->lock);
+	to->job = from->job;
+	memcpy(to->fds, from->fds, sizeof to->fds);
+	atomic_store(&to->cancel, atomic_load(&from->cancel));
+	to->started_s = from->started_s;
+	to->surface = from->surface;
+	memcpy(to->cutout, from->cutout, sizeof to->cutout);
+	to->doubtful = false;
+	from->surface = NULL;
+	from->job.id = 0;
+	pthread_mutex_unlock(&w->lock);
+	tell(&m); /* before anything else about it */
+	pthread_mutex_lock(&w->lock);
+	w->to_finish = true;
+	pthread_cond_broadcast(&w->changed);
+	pthread_mutex_unlock(&w->lock);
+}
+
+static void *run_finisher(void *user)
+{
+	struct worker *w = user;
+	for (;;) {
+		pthread_mutex_lock(&w->lock);
+		while (!w->to_finish)
+			pthread_cond_wait(&w->changed, &w->lock);
+		w->to_finish = false;
+		pthread_mutex_unlock(&w->lock);
+		finish(&w->finishing);
+		if (!w->finishing.doubtful) {
+			conclude(w, &w->finishing);
+			continue;
+		}
+		pthread_mutex_lock(&w->lock);
+		w->to_judge = true;
+		pthread_cond_broadcast(&w->changed);
+		pthread_mutex_unlock(&w->lock);
+	}
+	return NULL;
+}
+
+/* One job; false: the device failed. */
+static bool run_job(struct worker *w, struct trellis *t)
+{
+	struct task *task = &w->running;
+	bool computed = compute(t, task), on_gpu = trellis_device(t)->ordinal >= 0;
+	if (computed && on_gpu) {
+		if (!wait_until(w, t, false))
+			return false;
+		hand_over(w);
+		return true;
+	}
+	if (computed)
+		finish(task); /* the device is the CPU: it is not free before */
+	judge(t, task);
+	bool failed = device_failed(task);
+	if (failed && !wait_until(w, t, false))
+		return false;
+	conclude(w, task);
+	return !failed;
+}
+
+static void *run_device(void *user)
+{
+	struct worker *w = user;
+	pthread_t finisher;
+	struct trellis *t = load(w);
+	if (t && trellis_device(t)->ordinal >= 0) {
+		int failed = pthread_create(&finisher, NULL, run_finisher, w);
+		if (failed) {
+			tell_status(t, MODEL_FAILED, -1, "starting a thread failed");
+			t = NULL;
+		}
+	}
+	while (t && wait_until(w, t, true) && run_job(w, t))
+		;
+	shutdown(PROTOCOL_FD, SHUT_RDWR); /* what was sent arrives; the main thread ends the process */
+	return NULL;
+}
+
+/* One running job at a time: a second one is a fault of the daemon. */
 static bool accept_job(struct worker *w, const struct message_job *job, const int *fds, int n_fds)
 {
+	struct task *task = &w->running;
 	pthread_mutex_lock(&w->lock);
-	bool free = w->job.id == 0;
+	bool free = task->job.id == 0;
 	if (free) {
-		w->job = *job;
-		memcpy(w->fds, fds, sizeof *fds * (size_t)n_fds);
-		atomic_store(&w->cancel, false);
-		pthread_cond_signal(&w->job_came);
+		task->job = *job;
+		memcpy(task->fds, fds, sizeof *fds * (size_t)n_fds);
+		atomic_store(&task->cancel, false);
+		task->started_s = now_s();
+		task->doubtful = false;
+		pthread_cond_broadcast(&w->changed);
 	}
 	pthread_mutex_unlock(&w->lock);
 	return free;
@@ -303,9 +426,11 @@ static bool accept_job(struct worker *w, const struct message_job *job, const in
 
 static void cancel_job(struct worker *w, uint64_t id)
 {
+	struct task *tasks[] = {&w->running, &w->finishing};
 	pthread_mutex_lock(&w->lock);
-	if (w->job.id == id) /* else it has just ended */
-		atomic_store(&w->cancel, true);
+	for (int i = 0; i < 2; i++)
+		if (tasks[i]->job.id == id) /* else it has just ended */
+			atomic_store(&tasks[i]->cancel, true);
 	pthread_mutex_unlock(&w->lock);
 }
 
@@ -360,8 +485,7 @@ static bool have_socket(void)
 
 static int run_worker(const char *argv0, const struct trellis_options *options)
 {
-	struct worker w = {
-		.options = *options, .lock = PTHREAD_MUTEX_INITIALIZER, .job_came = PTHREAD_COND_INITIALIZER};
+	struct worker w = {.options = *options, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 	struct message hello = {.type = MESSAGE_HELLO};
 	struct error err;
 	pthread_t device;

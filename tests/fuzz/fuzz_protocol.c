@@ -17,6 +17,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 		{.type = MESSAGE_JOB,
 			.job = {.id = 1, .name = "in/a.png", .options = {.simplify = 0.5f, .outputs = 33}}},
 		{.type = MESSAGE_CANCEL, .cancel = {1}},
+		{.type = MESSAGE_FREE, .free = {1}},
 	};
 	for (size_t i = 0; i < sizeof examples / sizeof *examples; i++) {
 		uint8_t bytes[PROTOCOL_MAX_BYTES];

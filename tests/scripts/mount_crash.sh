@@ -21,7 +21,7 @@ RANDOM=$seed
 echo "seed $seed"
 mkdir "$dir/src"
 for i in $(seq 0 11); do "$tool" png "$dir/src/$i.png" $((i + 1)) $((1000 + i * 40000)); done
-export FAKE_WORKER="slow=5"
+export FAKE_WORKER="slow=5 finish=30"
 log=$dir/ops
 : >"$log"
 

@@ -82,6 +82,36 @@ cp "$src/2.png" "$mnt/in/good.png"
 wait_for "$mnt/out/good.glb" 100
 mount_stop
 
+# ---- A job is finished on the CPU while the device has the next one. ----
+begin 'devices=1 finish=1500 slow=200'
+cp "$src"/[123].png "$mnt/in/"
+status_is '[.running[].name] | length == 2 and .[0] != .[1]' 100
+status_is '.devices[0].running | startswith("in/")' 30
+for i in 1 2 3; do wait_for "$mnt/out/$i.glb" 200; done
+status_is '.done == 3 and .failed == 0 and .worker.starts == 1' 30
+# One is deleted, one is written anew while it is finished.
+cp "$src/4.png" "$mnt/in/gone.png"
+status_is '[.running[].name] == ["in/gone.png"] and .devices[0].state == "ready"' 100
+rm "$mnt/in/gone.png"
+cp "$src/5.png" "$mnt/in/new.png"
+status_is '[.running[].name] == ["in/new.png"] and .devices[0].state == "ready"' 100
+cp "$src/6.png" "$mnt/in/new.png"
+wait_for "$mnt/out/new.glb" 200
+status_is '.done == 4 and .failed == 0 and .worker.starts == 1 and .queued == 0 and (.running | length) == 0' 100
+[ ! -e "$mnt/out/gone.glb" ] || fail "a deleted picture got a mesh"
+echo 'seed = 7' >"$mnt/config" # so that it is made and not taken from there
+cp "$src/6.png" "$mnt/in/same.png"
+wait_for "$mnt/out/same.glb" 200
+cmp "$mnt/out/new.glb" "$mnt/out/same.glb" || fail "the mesh is of what was there before"
+mount_stop
+
+# A picture that kills the worker takes no other with it: after the first time both run alone.
+begin 'devices=1 finish=400 crash-at=5 only=bad'
+for i in 1 2 3; do cp "$src/$i.png" "$mnt/in/"; cp "$src/$((i + 3)).png" "$mnt/in/bad$i.png"; done
+for i in 1 2 3; do wait_for "$mnt/out/$i.glb" 600; wait_for "$mnt/out/bad$i.error.txt" 600; done
+status_is '.done == 3 and .failed == 3 and .worker.deaths == 9' 30
+mount_stop
+
 # A hang is the device's fault too.
 begin 'devices=1 hang only=bad at=0' -o hang=1
 cp "$src/1.png" "$mnt/in/bad.png"
