@@ -62,13 +62,10 @@ static bool embed(struct run *run, const struct latent_transformer *t, const int
 	size_t mark = scratch_mark(b);
 	struct tensor x = scratch_new_as(b, DTYPE_F32, n, t->config->latent_channels);
 	struct tensor position = scratch_new_as(b, DTYPE_F32, n, h.cols);
-	float *table = position_embedding(coords, n, h.cols);
 
-	if (!table)
-		return error_set(err, "out of memory for the position embedding");
 	op_upload(b, x, latent);
-	op_upload(b, position, table);
-	free(table);
+	if (!position_embedding(run, position, coords, err))
+		return false;
 	linear_into(run, h, x, &t->input_layer, ACT_NONE, TENSOR_NONE, position, "input_layer");
 	scratch_release(b, mark);
 	return true;

@@ -35,19 +35,17 @@ void copy_tensor(struct run *run, struct tensor y, struct tensor x)
 	op_combine(run->b, y, 1, x, 0, TENSOR_NONE);
 }
 
-float *position_embedding(const int32_t *coords, int64_t n, int64_t channels)
+bool position_embedding(struct run *run, struct tensor y, const int32_t *coords, struct error *err)
 {
-	int64_t d = channels / 3 / 2, places = 1;
+	struct backend *b = run->b;
+	int64_t d = y.cols / 6, rest = y.cols - 6 * d, places = 1, n = y.rows;
+	size_t mark = scratch_mark(b);
 
 	for (int64_t i = 0; i < 3 * n; i++)
 		places = coords[i] >= places ? coords[i] + 1 : places;
-	float *table = malloc((size_t)(n * channels) * sizeof *table + 1);
-	float *wave = malloc((size_t)(places * 2 * d) * sizeof *wave + 1); /* [places, 2 d]: an axis of one place */
-	if (!table || !wave) {
-		free(table);
-		free(wave);
-		return NULL;
-	}
+	float *wave = calloc((size_t)(places * 2 * d + rest) + 1, sizeof *wave);
+	if (!wave)
+		return error_set(err, "out of memory for the position embedding");
 	for (int64_t i = 0; i < d; i++) {
 		float frequency = 1.0f / powf(10000.0f, (float)i / (float)d);
 		for (int64_t place = 0; place < places; place++) {
@@ -55,16 +53,20 @@ float *position_embedding(const int32_t *coords, int64_t n, int64_t channels)
 			wave[place * 2 * d + d + i] = cosf((float)place * frequency);
 		}
 	}
-#pragma omp parallel for schedule(static)
-	for (int64_t r = 0; r < n; r++) {
-		float *out = table + r * channels;
-		for (int axis = 0; axis < 3; axis++)
-			memcpy(out + axis * 2 * d, wave + coords[3 * r + axis] * 2 * d, (size_t)(2 * d) * sizeof *out);
-		for (int64_t i = 6 * d; i < channels; i++)
-			out[i] = 0;
+	struct tensor waves = scratch_new_as(b, DTYPE_F32, places, 2 * d);
+	struct tensor at = scratch_new_as(b, DTYPE_I32, n, 3);
+	op_upload(b, waves, wave);
+	op_upload_i32(b, at, coords);
+	for (int axis = 0; axis < 3; axis++)
+		op_gather_rows(b, tensor_columns(y, axis * 2 * d, 2 * d), waves, tensor_columns(at, axis, 1));
+	if (rest) {
+		struct tensor zeros = scratch_new_as(b, DTYPE_F32, 1, rest);
+		op_upload(b, zeros, wave + places * 2 * d);
+		op_gather_rows(b, tensor_columns(y, 6 * d, rest), zeros, TENSOR_NONE);
 	}
 	free(wave);
-	return table;
+	scratch_release(b, mark);
+	return true;
 }
 
 void bind_self_attention(

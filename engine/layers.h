@@ -15,9 +15,9 @@ void layer_norm(struct run *run, struct tensor y, struct tensor x, float eps);
 /* y = x, converting. */
 void copy_tensor(struct run *run, struct tensor y, struct tensor x);
 
-/* [n, channels] f32: for x, y, z the sines, then the cosines of p / 10000^(i / d), d = channels / 6; zeros up to
- * channels. coords [n, 3]. Source: AbsolutePositionEmbedder. malloc'd; NULL when out of memory. */
-float *position_embedding(const int32_t *coords, int64_t n, int64_t channels);
+/* y [n, channels] f32: for x, y, z the sines, then the cosines of p / 10000^(i / d), d = channels / 6; zeros up to
+ * channels. coords [n, 3] on the host. Source: AbsolutePositionEmbedder. */
+bool position_embedding(struct run *run, struct tensor y, const int32_t *coords, struct error *err);
 
 /* Self-attention with an output projection: the tensors of to_qkv, q/k_rms_norm, to_out. */
 struct self_attention {

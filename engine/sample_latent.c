@@ -280,12 +280,9 @@ static bool place(struct run *run, struct latent_flow *f, const int32_t *coords,
 		voxels_connect(run, &f->level[i]);
 
 	const struct voxels *coarsest = &f->level[f->n_levels];
-	float *table = position_embedding(coarsest->coords, coarsest->n, f->trunk.config->model_channels);
-	if (!table)
-		return error_set(err, "out of memory for the position embedding");
 	f->position = scratch_new_as(run->b, DTYPE_F32, coarsest->n, f->trunk.config->model_channels);
-	op_upload(run->b, f->position, table);
-	free(table);
+	if (!position_embedding(run, f->position, coarsest->coords, err))
+		return false;
 	tap(run, f->position, "pos_emb");
 	return true;
 }

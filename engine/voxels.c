@@ -31,61 +31,82 @@ void voxels_connect(struct run *run, struct voxels *v)
 	scratch_release(b, mark);
 }
 
-/* A voxel's or window's sort key with the row that it came from. */
-struct keyed {
-	uint64_t key;
-	int32_t row;
-};
-
-static int compare_keyed(const void *a, const void *b)
+/* The cell of a voxel along an axis, in a grid of cells of `size` voxels that begins `shift` before the voxels'. */
+static inline int32_t cell_of(int32_t c, int size, int shift)
 {
-	const struct keyed *x = a, *y = b;
-	if (x->key != y->key)
-		return x->key < y->key ? -1 : 1;
-	return (x->row > y->row) - (x->row < y->row);
+	return (int32_t)((uint32_t)(c + shift) / (uint32_t)size);
 }
 
-/* Rows sorted by the coordinates (c + shift) / size, lexicographic; malloc'd. */
-static struct keyed *sort_by_cell(const int32_t *coords, int64_t n, int size, int shift)
+static bool same_cell(const int32_t *a, const int32_t *b, int size, int shift)
 {
-	struct keyed *k = malloc((size_t)n * sizeof *k + 1);
+	for (int axis = 0; axis < 3; axis++)
+		if (cell_of(a[axis], size, shift) != cell_of(b[axis], size, shift))
+			return false;
+	return true;
+}
 
-	for (int64_t i = 0; k && i < n; i++) {
-		uint64_t x = (uint64_t)((coords[3 * i] + shift) / size);
-		uint64_t y = (uint64_t)((coords[3 * i + 1] + shift) / size);
-		uint64_t z = (uint64_t)((coords[3 * i + 2] + shift) / size);
-		k[i] = (struct keyed){.key = x << 42 | y << 21 | z, .row = (int32_t)i};
+/* Rows in the lexicographic order of their cells, those of a cell in their own; malloc'd, NULL when out of memory. A counting
+ * sort for each axis, the last one first: there are few cells along an axis. */
+static int32_t *sort_by_cell(const int32_t *coords, int64_t n, int size, int shift)
+{
+	int32_t cells = 1, *order = malloc((size_t)n * sizeof *order + 1),
+		*sorted = malloc((size_t)n * sizeof *sorted + 1);
+
+	for (int64_t i = 0; i < 3 * n; i++)
+		if (cell_of(coords[i], size, shift) >= cells)
+			cells = cell_of(coords[i], size, shift) + 1;
+	int64_t *start = malloc(((size_t)cells + 1) * sizeof *start);
+	if (!order || !sorted || !start) {
+		free(order);
+		free(sorted);
+		free(start);
+		return NULL;
 	}
-	if (k)
-		qsort(k, (size_t)n, sizeof *k, compare_keyed);
-	return k;
+	for (int64_t i = 0; i < n; i++)
+		order[i] = (int32_t)i;
+	for (int axis = 2; axis >= 0; axis--) {
+		memset(start, 0, ((size_t)cells + 1) * sizeof *start);
+		for (int64_t i = 0; i < n; i++)
+			start[cell_of(coords[3 * i + axis], size, shift) + 1]++;
+		for (int32_t c = 0; c < cells; c++)
+			start[c + 1] += start[c];
+		for (int64_t i = 0; i < n; i++)
+			sorted[start[cell_of(coords[3 * order[i] + axis], size, shift)]++] = order[i];
+		int32_t *other = order;
+		order = sorted;
+		sorted = other;
+	}
+	free(sorted);
+	free(start);
+	return order;
 }
 
 bool voxels_coarsen(struct run *run, struct voxels *coarse, struct voxels *fine, int32_t **parent, struct error *err)
 {
-	struct keyed *sorted = sort_by_cell(fine->coords, fine->n, 2, 0);
+	int32_t *order = sort_by_cell(fine->coords, fine->n, 2, 0);
 	int32_t *index = malloc((size_t)fine->n * sizeof *index + 1);
 	int64_t n = 0;
 
 	*coarse = (struct voxels){.coords = malloc((size_t)fine->n * 3 * sizeof(int32_t) + 1)};
-	if (!sorted || !index || !coarse->coords) {
-		free(sorted);
+	if (!order || !index || !coarse->coords) {
+		free(order);
 		free(index);
 		voxels_finish(coarse);
 		return error_set(err, "out of memory for %lld voxels", (long long)fine->n);
 	}
 	for (int64_t i = 0; i < fine->n; i++) {
-		if (i == 0 || sorted[i].key != sorted[i - 1].key) {
+		const int32_t *at = fine->coords + 3 * order[i];
+		if (i == 0 || !same_cell(at, fine->coords + 3 * order[i - 1], 2, 0)) {
 			for (int axis = 0; axis < 3; axis++)
-				coarse->coords[3 * n + axis] = fine->coords[3 * sorted[i].row + axis] / 2;
+				coarse->coords[3 * n + axis] = at[axis] / 2;
 			n++;
 		}
-		index[sorted[i].row] = (int32_t)(n - 1);
+		index[order[i]] = (int32_t)(n - 1);
 	}
 	coarse->n = n;
 	fine->parent = scratch_new_as(run->b, DTYPE_I32, fine->n, 1);
 	op_upload_i32(run->b, fine->parent, index);
-	free(sorted);
+	free(order);
 	if (parent)
 		*parent = index;
 	else
@@ -115,18 +136,15 @@ static void tap_windows(
 bool voxels_windows(
 	struct run *run, const int32_t *coords, int64_t n, int size, int shift, struct windows *w, struct error *err)
 {
-	struct keyed *sorted = sort_by_cell(coords, n, size, shift);
-	int32_t *order = malloc((size_t)n * sizeof *order + 1), *offset = malloc(((size_t)n + 1) * sizeof *offset);
-	bool ok = sorted && order && offset;
+	int32_t *order = sort_by_cell(coords, n, size, shift), *offset = malloc(((size_t)n + 1) * sizeof *offset);
+	bool ok = order && offset;
 
 	*w = (struct windows){0};
 	if (!ok)
 		error_set(err, "out of memory for %lld voxels", (long long)n);
-	for (int64_t i = 0; ok && i < n; i++) {
-		order[i] = sorted[i].row;
-		if (i == 0 || sorted[i].key != sorted[i - 1].key)
+	for (int64_t i = 0; ok && i < n; i++)
+		if (i == 0 || !same_cell(coords + 3 * order[i], coords + 3 * order[i - 1], size, shift))
 			offset[w->count++] = (int32_t)i;
-	}
 	if (ok) {
 		offset[w->count] = (int32_t)n;
 		for (int64_t i = 0; i < w->count; i++)
@@ -139,7 +157,6 @@ bool voxels_windows(
 		if (tapping(run))
 			tap_windows(run, order, offset, n, w->count, shift);
 	}
-	free(sorted);
 	free(order);
 	free(offset);
 	return ok;
