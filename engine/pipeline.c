@@ -544,6 +544,10 @@ static bool latent_check(const struct trellis *t, const struct trellis_latent *l
 	if (l->n <= 0 || l->channels != c->config.out_channels || l->resolution != c->config.resolution)
 		return error_set(err, "a latent of %" PRId64 " voxels, %d channels and resolution %d does not fit %s",
 			l->n, l->channels, l->resolution, t->model->name);
+	for (int64_t i = 0; i < 3 * l->n; i++)
+		if (l->coords[i] < 0 || l->coords[i] >= l->resolution)
+			return error_set(err, "voxel %" PRId64 " of the latent lies outside the grid of %d", i / 3,
+				l->resolution);
 	return true;
 }
 
