@@ -249,10 +249,10 @@ $(BUILD)/obj/tests/fuzz/fuzz_fs_%.o: tests/fuzz/fuzz_fs_%.c
 	$(CC) $(CFLAGS) $(FS_CFLAGS) -Ifs -MMD -MP -c -o $@ $<
 
 asan: ## build and check with AddressSanitizer and UBSan (build/asan)
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SANITIZE=address,undefined check
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SANITIZE=address,undefined NVCC= check
 
 tsan: ## build and check with ThreadSanitizer (build/tsan)
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SANITIZE=thread check
+	@TSAN_OPTIONS=allocator_may_return_null=1 $(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SANITIZE=thread NVCC= check
 
 .SECONDARY:
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

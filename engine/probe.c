@@ -38,15 +38,20 @@ struct weights {
 	struct weight *product, *bias, *sparse, *dense;
 };
 
-static void weights_create(struct backend *b, struct weights *w)
+static bool weights_create(struct backend *b, struct weights *w, struct error *err)
 {
 	static const float zeros[OUT];
-	static float values[27 * RESULT * CHANNELS]; /* the largest; the same whoever fills it */
-	fill(values, 27 * RESULT * CHANNELS, 2);
+	const int most = 27 * RESULT * CHANNELS; /* of the largest */
+	float *values = malloc((size_t)most * sizeof *values);
+	if (!values)
+		return error_set(err, "out of memory");
+	fill(values, most, 2);
 	w->product = weight_create(b, WEIGHT_LINEAR, OUT, IN, DTYPE_F32, values);
 	w->bias = weight_create(b, WEIGHT_VECTOR, OUT, 1, DTYPE_F32, zeros);
 	w->sparse = weight_create(b, WEIGHT_SPARSE3, CHANNELS, RESULT, DTYPE_F32, values);
 	w->dense = weight_create(b, WEIGHT_CONV3, CHANNELS, CHANNELS, DTYPE_F32, values);
+	free(values);
+	return true;
 }
 
 /* attention(layer_norm(x w^T + bias)), a sparse convolution of that, and a dense one of that. */
@@ -82,7 +87,8 @@ static bool compute(struct backend *b, struct results *r, struct error *err)
 {
 	struct weights w = {0};
 	size_t mark = scratch_mark(b);
-	weights_create(b, &w);
+	if (!weights_create(b, &w, err))
+		return false;
 	forward(b, r, &w);
 	bool ok = backend_finish(b, err);
 	weight_destroy(b, w.product);
