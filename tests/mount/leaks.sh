@@ -1,5 +1,5 @@
 #!/bin/bash
-# leaks.sh - many jobs, one after another and each removed: the resident memory of daemon and worker stays where it was
+# leaks.sh - many jobs, one after another and each removed: the resident memory of daemon and worker (RssAnon) stays where it was
 # after the first ones, with the stand-in for the worker and with the real one on the small reference model.
 # JOBS (1000) of the stand-in, REAL_JOBS (0) of the model; `make check-leaks` runs 1,000 of each. Fewer than some hundred jobs say
 # nothing: until then stacks, buffers and pages of the program are touched for the first time.
@@ -8,7 +8,8 @@ cd "$(dirname "$0")/../.." || exit 1
 . tests/mount/lib.sh
 command -v jq >/dev/null || { echo "jq is not installed"; exit 77; }
 case $TRELLIS_BUILD in *san) echo "a sanitizer keeps freed memory"; exit 77 ;; esac
-resident() { awk '/^VmRSS/ {print $2}' "/proc/$1/status"; }
+# What is not of files: pages of programs and libraries come in when they are first used, and say nothing of leaks.
+resident() { awk '/^RssAnon/ {print $2}' "/proc/$1/status"; }
 
 # run_jobs NAME JOBS PICTURE - batches of ten; what is compared is the memory after a fifth of them and at the end
 run_jobs() {
