@@ -151,7 +151,8 @@ bool trellis_decode_surface(struct trellis *t, const struct trellis_latent *late
 	trellis_progress_fn progress, void *user, struct trellis_surface **surface, struct error *err);
 void trellis_surface_destroy(struct trellis_surface *surface); /* NULL is fine */
 
-/* The rest of the work, on the CPU: on any thread, also while the model runs the next job. params: of the same job. */
+/* The rest of the work, on the CPU: on any thread, also while the model runs the next job. Once for a surface, with the params of
+ * the same job. */
 bool trellis_surface_mesh(struct trellis_surface *surface, const struct trellis_params *params,
 	struct trellis_mesh *mesh, struct error *err);
 

@@ -23,9 +23,9 @@ struct input {
 	struct job_options options;	    /* of that submission */
 	uint32_t uid;			    /* whose turn it uses */
 	uint8_t state;			    /* enum input_state */
-	uint8_t deaths;			    /* workers that it killed */
+	uint8_t deaths;			    /* workers that died with it */
 	uint8_t storage_tries;		    /* how often the state disk was full; not persisted */
-	uint8_t device_failures;	    /* how often a device failed at it, and */
+	uint8_t device_failures;	    /* how often a device failed that had it, and */
 	uint32_t failed_devices;	    /* which: a set of workers.c; not persisted */
 	bool unpublished; /* done through results that exist, or failed, before it ran: the scheduler has to publish
 			     that */

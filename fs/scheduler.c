@@ -344,10 +344,8 @@ static bool is_suspect(const struct input *input)
 static bool may_run(void *user, const struct input *input)
 {
 	const struct worker_slot *slot = user;
-	const struct worker_task *other = &slot->finishing;
-	if (other->input && (other->input == input->id || other->alone || is_suspect(input)))
-		return false;
-	return workers_may_run(&slot->scheduler->workers, slot, input);
+	return slot->finishing.input != input->id && /* it was written again */
+	       workers_may_run(&slot->scheduler->workers, slot, input);
 }
 
 /* Take the next input that this worker may run and describe its job; the input is RUNNING then. */
@@ -356,7 +354,12 @@ static bool take_next(struct worker_slot *slot, struct message_job *job, uint64_
 	struct fs *fs = slot->scheduler->fs;
 	char path[PATH_MAX];
 	pthread_mutex_lock(&fs->lock);
+	uint32_t last_uid = fs->jobs.last_uid;
 	struct input *input = jobs_next(&fs->jobs, may_run, slot);
+	if (input && slot->finishing.input && (slot->finishing.alone || is_suspect(input))) {
+		fs->jobs.last_uid = last_uid; /* it keeps its turn, until that one has ended */
+		input = NULL;
+	}
 	const struct tree_node *node = input ? tree_find(&fs->tree, input->id) : NULL;
 	if (node) {
 		*job = (struct message_job){.id = input->id, .options = input->options};

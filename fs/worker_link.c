@@ -292,11 +292,11 @@ static void on_free(struct worker_link *link)
 {
 	link->finishing = link->running;
 	worker_job_init(&link->running);
-	link->events.freed(link->user, link->finishing.id);
 	if (link->report.state == WORKER_BUSY) {
-		link->kill_at = 0; /* a cancelled one holds nobody up any more */
+		link->kill_at = 0; /* a cancelled one ends in its own time now */
 		link_ready(link);
 	}
+	link->events.freed(link->user, link->finishing.id);
 	link_changed(link);
 }
 
@@ -406,13 +406,6 @@ static enum worker_outcome judge_job(
 	return death == DEATH_MEMORY ? WORKER_MEMORY : death == DEATH_ASKED ? WORKER_LOST : WORKER_CRASHED;
 }
 
-static void link_end_job(
-	struct worker_link *link, struct worker_job *job, enum worker_outcome outcome, const char *text)
-{
-	if (job->id)
-		link_done(link, job, outcome, NULL, outcome == WORKER_CANCELLED ? "cancelled" : text);
-}
-
 /* lost: it was killed and doesn't die, so it is left behind and counts as dead. */
 static void link_reap(struct worker_link *link, bool lost)
 {
@@ -435,9 +428,13 @@ static void link_reap(struct worker_link *link, bool lost)
 		worker_process_judge(status, link->oom_before, worker_process_oom_kills(VMSTAT), text, sizeof text);
 	if ((link->end == END_NONE || link->end == END_CLOSED) && !link->killed)
 		link_set_problem(link, text);
-	enum worker_outcome running = judge_job(link, &link->running, death),
-			    finishing = judge_job(link, &link->finishing, death);
-	bool unasked = link->end != END_STOP && link->end != END_IDLE && !(link->running.cancelling && link->killed);
+	struct worker_job jobs[] = {link->finishing, link->running}; /* the link may have others when they are told */
+	enum worker_outcome outcomes[2];
+	for (int i = 0; i < 2; i++)
+		outcomes[i] = judge_job(link, &jobs[i], death);
+	worker_job_init(&link->finishing);
+	worker_job_init(&link->running);
+	bool unasked = link->end != END_STOP && link->end != END_IDLE && !(link->killed && link->end == END_NONE);
 	link->report.deaths += unasked;
 	snprintf(text, sizeof text, "%s", *link->report.problem ? link->report.problem : "stopped");
 
@@ -450,8 +447,10 @@ static void link_reap(struct worker_link *link, bool lost)
 		link_back_off(link);
 	else
 		link->report.state = WORKER_STOPPED;
-	link_end_job(link, &link->finishing, finishing, text);
-	link_end_job(link, &link->running, running, text);
+	for (int i = 0; i < 2; i++)
+		if (jobs[i].id)
+			link_done(link, &jobs[i], outcomes[i], NULL,
+				outcomes[i] == WORKER_CANCELLED ? "cancelled" : text);
 	link_changed(link);
 }
 
@@ -459,9 +458,10 @@ static void link_hung(struct worker_link *link)
 {
 	char text[128];
 	const struct worker_job *job = link->running.id ? &link->running : &link->finishing;
-	snprintf(text, sizeof text, "the worker gave no sign of life for %d s while %s, and was killed",
+	snprintf(text, sizeof text, "the worker gave no sign of life for %d s while %s%s, and was killed",
 		(int)(link->hang_ms / 1000),
-		job->id ? (*job->stage ? job->stage : "starting the job") : "loading the model");
+		job->id ? (*job->stage ? job->stage : "starting the job") : "loading the model",
+		link->running.id && link->finishing.id ? " and finishing another job" : "");
 	link_end(link, END_HUNG, text, 0);
 	link_changed(link);
 }
@@ -477,7 +477,8 @@ static void link_expire(struct worker_link *link)
 		link->lost_at = now + LOST_MS;
 		link->killed = true;
 		link->report.state = WORKER_STOPPING;
-		kill(link->report.pid, SIGKILL);
+		if (link->report.pid)
+			kill(link->report.pid, SIGKILL);
 	}
 	if (link->lost_at && now >= link->lost_at)
 		link_reap(link, true);
@@ -622,7 +623,7 @@ bool worker_link_submit(struct worker_link *link, const struct message_job *job,
 		return error_set(err, "the worker is not ready for a job");
 	if (!worker_job_open(&link->running, job, fds, err))
 		return false;
-	/* Its queue is empty when it is ready: MESSAGE_FULL can't be. */
+	/* Its queue holds a CANCEL at most when it is ready: MESSAGE_FULL can't be. */
 	if (message_send(link->socket, &message, fds, err) != MESSAGE_SENT) {
 		worker_job_finish(&link->running);
 		return false;
@@ -646,7 +647,7 @@ void worker_link_cancel(struct worker_link *link, uint64_t id)
 		return;
 	if (job == &link->running)
 		link->kill_at = now_ms() + KILL_MS;
-	message_send(link->socket, &message, NULL, NULL); /* if it doesn't arrive, the deadline does */
+	message_send(link->socket, &message, NULL, NULL); /* if it doesn't arrive, the deadline or the result does */
 	link_arm(link);
 }
 

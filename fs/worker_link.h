@@ -17,8 +17,8 @@
  *
  * A killed worker that doesn't die, because it is inside a driver that hangs, is left behind after 3 s.
  *
- * The link holds no queue: it takes one job at a time, and only when ready, which makes at most two. Every submitted job ends in exactly one
- * `done` event, whatever happens to the worker. Death by a signal while a job runs is the job's mark only when nobody
+ * The link holds no queue: it takes one job at a time, and only when ready, which makes at most two. Every submitted job ends
+ * in exactly one `done` event, whatever happens to the worker; what ends the worker ends both. Death by a signal while a job runs is the job's mark only when nobody
  * asked for it: a signal we sent, or a polite one (TERM, INT, HUP, QUIT) from outside, is not. Neither is a device that
  * failed or hung: the job is to be done again, there or elsewhere. */
 #ifndef FS_WORKER_LINK_H
@@ -34,7 +34,7 @@ enum worker_state {
 	WORKER_STARTING, /* from its start to STATUS ready */
 	WORKER_READY,
 	WORKER_BUSY,
-	WORKER_STOPPING, /* told to end, or failed, and not yet gone; of a running job `done` still comes */
+	WORKER_STOPPING, /* told to end, or failed, and not yet gone; of its jobs `done` still comes */
 	WORKER_BACKOFF,
 };
 
@@ -47,7 +47,8 @@ enum worker_outcome {
 	WORKER_MEMORY,	  /* counts: the kernel killed the worker because memory ran out */
 	WORKER_HUNG,	  /* no sign of life for hang_s, so we killed it */
 	WORKER_DEVICE,	  /* the device failed, not the job; the worker ends and another one is started */
-	WORKER_LOST,	  /* doesn't count, queue it again: worker_link_stop, or TERM and its like from outside */
+	WORKER_LOST, /* doesn't count, queue it again: worker_link_stop, TERM and its like from outside, or killed because
+			     the worker's other job was cancelled */
 };
 
 /* Whether the outcome counts against the job: the third one of these fails it ("poison"). */
@@ -65,7 +66,8 @@ struct worker_done {
 struct worker_events {
 	void (*changed)(void *user); /* worker_link_report() differs; when ready: time to submit */
 	void (*progress)(void *user, const struct message_progress *progress);
-	void (*freed)(void *user, uint64_t id); /* the running job is only being finished now; it was not told `done` */
+	void (*freed)(
+		void *user, uint64_t id); /* the running job is only being finished now; its `done` is still to come */
 	void (*done)(void *user, const struct worker_done *done);
 };
 
@@ -110,8 +112,8 @@ void worker_link_retry(struct worker_link *link);
  * worker is not ready (any more), or job breaks the protocol's rules; no event follows then. */
 bool worker_link_submit(struct worker_link *link, const struct message_job *job, const int *fds, struct error *err);
 
-/* Cancel this job if the worker has it: `done` follows. Within 2 s if it is running, because the worker is killed then; one that
- * is being finished holds nobody up. */
+/* Cancel this job if the worker has it: `done` follows. Within 2 s if it is running, because the worker is killed then; if it is
+ * being finished, when the step that it is at has ended, since the running one is not to be lost for that. */
 void worker_link_cancel(struct worker_link *link, uint64_t id);
 
 /* End the worker: its socket is closed, and it is killed after 2 s. A running job is cancelled likewise and ends as

@@ -173,6 +173,7 @@ static void describe_progress(struct fs *fs, uint64_t id, struct bytes *text)
 		if (p->steps > 0)
 			len += snprintf(line + len, sizeof line - len, " %d/%d", p->step, p->steps);
 		bytes_put(text, line, len);
+		return;
 	}
 }
 

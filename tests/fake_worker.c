@@ -415,15 +415,23 @@ static void work(struct fake *f, const struct message_job *job, const int *fds)
 	f->job = 0;
 }
 
-/* The job leaves the device; before that another one has to be finished. */
-static void hand_over(struct fake *f, int ms)
+/* The job leaves the device; before that another one has to be finished. False: it was cancelled meanwhile. */
+static bool hand_over(struct fake *f, int ms)
 {
 	struct message m = {.type = MESSAGE_FREE, .free.id = f->answer.result.id};
-	for (int due; !has(f, "hasty") && (due = finish_due(f)) >= 0;)
-		usleep((unsigned)due * 1000);
+	f->job = m.free.id;
+	for (int due; !has(f, "hasty") && (due = finish_due(f)) >= 0;) {
+		listen_for(f, due);
+		if (f->cancelled) {
+			fail(f, JOB_CANCELLED, "cancelled");
+			return false;
+		}
+	}
+	f->job = 0;
 	send_or_end(&m);
 	f->finishing = f->answer;
 	f->due_s = now_s() + ms / 1000.0;
+	return true;
 }
 
 static void serve(struct fake *f)
@@ -445,10 +453,8 @@ static void serve(struct fake *f)
 			close(fds[i]);
 		char value[128];
 		int ms = find_switch(f, "finish", value, sizeof value) ? atoi(value) : 0;
-		if (f->answer.type == MESSAGE_RESULT && ms > 0) {
-			hand_over(f, ms);
+		if (f->answer.type == MESSAGE_RESULT && ms > 0 && hand_over(f, ms))
 			continue;
-		}
 		stamp(f, "ready");
 		send_or_end(&f->answer);
 		if (f->answer.type == MESSAGE_FAILURE && f->answer.failure.kind == JOB_DEVICE)

@@ -380,6 +380,15 @@ Test(worker_link, cancelling_one_of_two_leaves_the_other)
 	cr_expect(seen.last.id == 2 && seen.last.outcome == WORKER_CANCELLED);
 	cr_expect_eq(worker_link_report(seen.link)->starts, 1);
 	end_two(&seen, fds);
+	/* The second one waits until the first is finished. */
+	have_two(&seen, "finish=60000", "in/b.png", fds);
+	run_until(&seen, &seen.progress, seen.progress + 10);
+	worker_link_cancel(seen.link, 2);
+	run_until(&seen, &seen.done, 1);
+	cr_expect(seen.first == 2 && seen.first_outcome == WORKER_CANCELLED);
+	cr_expect_eq(worker_link_report(seen.link)->starts, 1);
+	cr_expect_eq(worker_link_report(seen.link)->state, WORKER_READY);
+	end_two(&seen, fds);
 	/* One that doesn't obey is killed with the worker: the other one is only lost. */
 	have_two(&seen, "finish=60000 slow=400 deaf only=bad", "in/bad.png", fds);
 	run_until(&seen, &seen.progress, seen.progress + 1);

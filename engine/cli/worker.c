@@ -2,8 +2,8 @@
  * protocol.h.
  *
  *   main thread     reads the socket: hands jobs over, notes cancellations, ends the process when the daemon is gone
- *   device thread   owns engine and device: loads the model, runs jobs, from which on a GPU it hands what the CPU does to the
- *   finisher        cleans the mesh and writes the files while the device has the next job
+ *   device thread   owns engine and device: loads the model, runs jobs
+ *   finisher        with a GPU: cleans the mesh and writes the files of a job while the device has the next one
  *
  * All may send: a message is one packet, which the kernel keeps whole. The process ends by _exit, because the device
  * thread may be anywhere in a computation when the daemon goes; nothing of the worker's needs an orderly end. It opens
@@ -242,11 +242,11 @@ static bool compute(struct trellis *t, struct task *task)
 /* The CPU's part, from surface to files. task->answer is set in every case. */
 static void finish(struct task *task)
 {
-	struct error err;
+	struct error err = {"cancelled"};
 	struct trellis_mesh mesh;
 	struct trellis_params params = params_of(&task->job.options);
 	struct message answer = {.type = MESSAGE_RESULT, .result.id = task->job.id};
-	bool ok = trellis_surface_mesh(task->surface, &params, &mesh, &err);
+	bool ok = !atomic_load(&task->cancel) && trellis_surface_mesh(task->surface, &params, &mesh, &err);
 	trellis_surface_destroy(task->surface);
 	task->surface = NULL;
 	if (!ok) {
@@ -263,18 +263,22 @@ static void finish(struct task *task)
 		task->answer = answer;
 }
 
-/* Give a job's descriptors back, then its answer: another job may come at once. */
+/* Give a job's descriptors back and its answer. A running job's place is free before its answer is out, because another job may
+ * come at once; a finished one's afterwards, because the next FREE must not overtake it. */
 static void conclude(struct worker *w, struct task *task)
 {
 	struct message answer = task->answer;
 	for (int i = 0; i < message_fds(&(struct message){.type = MESSAGE_JOB, .job = task->job}); i++)
 		close(task->fds[i]);
 	malloc_trim(0);
+	if (task == &w->finishing)
+		tell(&answer);
 	pthread_mutex_lock(&w->lock);
 	task->job.id = 0;
 	pthread_cond_broadcast(&w->changed);
 	pthread_mutex_unlock(&w->lock);
-	tell(&answer);
+	if (task == &w->running)
+		tell(&answer);
 }
 
 static bool tell_loading(const struct trellis_progress *progress, void *user)
@@ -302,12 +306,27 @@ static bool device_failed(const struct task *task)
 	return task->answer.type == MESSAGE_FAILURE && task->answer.failure.kind == JOB_DEVICE;
 }
 
-/* On the device thread: wait until no job is being finished, or (running) one has come. False: a device failed. */
-static bool wait_until(struct worker *w, struct trellis *t, bool running)
+static bool a_job_has_come(const struct worker *w)
+{
+	return w->running.job.id != 0;
+}
+
+static bool none_is_finishing(const struct worker *w)
+{
+	return w->finishing.job.id == 0;
+}
+
+static bool may_hand_over(const struct worker *w)
+{
+	return none_is_finishing(w) || atomic_load(&w->running.cancel);
+}
+
+/* On the device thread: wait for this, and judge what the finisher could not do meanwhile. False: the device failed. */
+static bool wait_until(struct worker *w, struct trellis *t, bool (*is_so)(const struct worker *w))
 {
 	for (;;) {
 		pthread_mutex_lock(&w->lock);
-		while (!w->to_judge && (running ? !w->running.job.id : w->finishing.job.id != 0))
+		while (!w->to_judge && !is_so(w))
 			pthread_cond_wait(&w->changed, &w->lock);
 		bool to_judge = w->to_judge;
 		w->to_judge = false;
@@ -373,16 +392,18 @@ static bool run_job(struct worker *w, struct trellis *t)
 	struct task *task = &w->running;
 	bool computed = compute(t, task), on_gpu = trellis_device(t)->ordinal >= 0;
 	if (computed && on_gpu) {
-		if (!wait_until(w, t, false))
+		if (!wait_until(w, t, may_hand_over))
 			return false;
-		hand_over(w);
-		return true;
+		if (!atomic_load(&task->cancel)) {
+			hand_over(w);
+			return true;
+		}
 	}
 	if (computed)
-		finish(task); /* the device is the CPU: it is not free before */
+		finish(task); /* the device is the CPU, which is not free before; or it is cancelled */
 	judge(t, task);
 	bool failed = device_failed(task);
-	if (failed && !wait_until(w, t, false))
+	if (failed && !wait_until(w, t, none_is_finishing))
 		return false;
 	conclude(w, task);
 	return !failed;
@@ -400,7 +421,7 @@ static void *run_device(void *user)
 			t = NULL;
 		}
 	}
-	while (t && wait_until(w, t, true) && run_job(w, t))
+	while (t && wait_until(w, t, a_job_has_come) && run_job(w, t))
 		;
 	shutdown(PROTOCOL_FD, SHUT_RDWR); /* what was sent arrives; the main thread ends the process */
 	return NULL;
@@ -431,6 +452,7 @@ static void cancel_job(struct worker *w, uint64_t id)
 	for (int i = 0; i < 2; i++)
 		if (tasks[i]->job.id == id) /* else it has just ended */
 			atomic_store(&tasks[i]->cancel, true);
+	pthread_cond_broadcast(&w->changed);
 	pthread_mutex_unlock(&w->lock);
 }
 
