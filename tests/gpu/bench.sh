@@ -18,4 +18,7 @@ echo "the path of all architectures:"
 TRELLIS_CUDA_MMA=1 "$trellis" bench --device cuda --random large --voxels 10000
 "$trellis" bench --device cuda --kernels
 "$build/tests/random_model" "$model" && cat "$model"/*/*.safetensors >/dev/null
-tests/gpu/jobs.sh "$build" "$model"
+tests/gpu/jobs.sh "$build" "$model" device=cuda:0
+tests/gpu/jobs.sh "$build" "$model" device=cuda:0,memory=low
+[ "$(nvidia-smi --list-gpus | wc -l)" -gt 1 ] && tests/gpu/jobs.sh "$build" "$model"
+exit 0

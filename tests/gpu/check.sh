@@ -116,6 +116,19 @@ sticky() {
 	refused "illegal memory access" "$build/fault/trellis" generate --device cuda examples/duck.png -o "$scratch/x.glb"
 }
 
+# The same under a mount: the job is done again, fails again, and the CPU makes it; status tells.
+sticky_mount() {
+	if [ ! -e /dev/fuse ]; then echo "no /dev/fuse" && return 77; fi
+	mkdir -p "$scratch/mount"
+	TRELLIS_PLUGIN_DIR=$build/fault "$build/trellisfs" -o "state=$scratch/state,device=auto" "$scratch/mount" || return 1
+	cp examples/duck.png "$scratch/mount/in/" && "$trellis" wait --timeout 200 "$scratch/mount/in/duck.png"
+	cat "$scratch/mount/status"
+	grep -q "done again elsewhere: .*illegal memory access" "$scratch/mount/status" && [ -s "$scratch/mount/out/duck.glb" ]
+	local status=$?
+	umount "$scratch/mount"
+	return $status
+}
+
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 "$trellis" --version
 run "kernels against the oracle" kernels
@@ -135,6 +148,7 @@ run "auto falls to the CPU and says why" falls_to_cpu
 run "memory taken by another process" no_memory
 run "a driver older than the runtime" old_driver
 run "a fault that is the context's" sticky
+run "such a fault under a mount" sticky_mount
 for line in ${failed[@]+"${failed[@]}"}; do echo "failed: $line"; done
 for line in ${skipped[@]+"${skipped[@]}"}; do echo "skipped: $line"; done
 echo "$passed passed, ${#failed[@]} failed, ${#skipped[@]} skipped"

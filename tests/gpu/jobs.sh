@@ -4,11 +4,11 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 build=$1 model=$2
+[ "${build#/}" = "$build" ] && build=$PWD/$build
 shift 2
 mount=$(mktemp -d) state=$(mktemp -d)
 fs=$build/trellisfs
-options=(-o "model=$model,state=$state,device=cuda,simplify=100000,$(IFS=,; echo "$*")")
-[ $# = 0 ] && options=(-o "model=$model,state=$state,device=cuda,simplify=100000")
+options=(-o "model=$model,state=$state,device=cuda,simplify=100000" ${@:+-o "$(IFS=,; echo "$*")"})
 now() { date +%s.%N; }
 since() { echo "$(now) $1" | awk '{printf "%.2f s", $1 - $2}'; }
 cleanup() { umount "$mount" || umount -l "$mount"; rm -rf "$mount" "$state"; }
@@ -30,13 +30,16 @@ one() { # name
 }
 for i in 1 2 3 4 5; do one "a$i" duck.png; setfattr -n user.trellis.seed -v "$i" "$mount/in/a$i.png" 2>/dev/null; echo "seed = $i" >"$mount/config"; done
 nvidia-smi --query-gpu=memory.used --format=csv,noheader | sed 's/^/device memory in use: /'
-start=$(now)
+# The workers sleep while the queue is filled: each picture is its own content and settings before the next line of config.
+mapfile -t workers < <(pgrep -f "^$build/trellis worker")
+kill -STOP "${workers[@]}"
 for i in $(seq 20); do
 	echo "seed = $((100 + i))" >"$mount/config"
 	cp examples/duck.png "$mount/in/q$i.png"
-	sleep 0.35 # each is its own content and settings before the next line of config
+	sleep 0.35
 done
+start=$(now)
+kill -CONT "${workers[@]}"
 "$build/trellis" wait --timeout 300 "$mount"/in/q*.png >/dev/null
-echo "20 jobs queued over 7 s: $(since "$start")"
-ls -la "$mount/out" | head -n 4
+echo "a queue of 20 jobs on ${#workers[@]} worker(s): $(since "$start")"
 grep -E 'done|failed' "$mount/status" | head -n 3
