@@ -4,7 +4,8 @@
  * The border of a mesh is what is left of its half-edges when those that run both ways cancel: a sum of closed walks,
  * cut here into loops that meet no vertex twice. A loop is filled with the triangulation of least area (dynamic
  * programming, O(n^3); Barequet and Sharir 1995), which avoids edges that the mesh already has. Of a long loop ears are
- * cut off before, always at the shortest chord, which sews cracks and smooths a jagged border. */
+ * cut off before, always at the shortest chord, which sews cracks and smooths a jagged border. Loops are found one after another
+ * and filled side by side: a filling looks at the edges of the mesh as it was, not at other fillings. */
 #include "mesh_clean.h"
 
 #include <math.h>
@@ -76,12 +77,26 @@ static void keep_border(struct half_edges *border, const struct half_edges *all,
 /* Loops of at most this many edges are filled at once. */
 #define EXACT_EDGES 96
 
-struct filler {
-	struct trellis_mesh *m;
-	struct half_edges all, border;
-	int64_t capacity; /* of faces */
-	int32_t *place;	  /* [n_vertices] position on the walk, -1: not on it */
+/* The loops found, and the faces that fill them: of each loop of n vertices up to n - 2. */
+struct loops {
+	int32_t *vertices; /* [first[n]] against the border's direction, so that the filling runs against it */
+	int64_t *first;	   /* [n + 1] */
+	int64_t n;
+};
+
+struct walker {
+	const struct half_edges *all;
+	struct half_edges border;
+	struct loops loops;
+	int32_t *place; /* [n_vertices] position on the walk, -1: not on it */
 	int32_t *walk;
+};
+
+/* What filling one loop works with. */
+struct filler {
+	const struct trellis_mesh *m;
+	const struct half_edges *all;
+	int32_t *faces;		   /* goes on where the next face is to be */
 	double at[EXACT_EDGES][3]; /* where the loop's vertices are */
 	double cost[EXACT_EDGES][EXACT_EDGES];
 	int16_t middle[EXACT_EDGES][EXACT_EDGES];
@@ -97,36 +112,28 @@ static double triangle_area(const struct trellis_mesh *m, int32_t a, int32_t b, 
 }
 
 /* A triangle without area is left out: its three corners are in line, and nothing shows. */
-static bool add_face(struct filler *g, int32_t a, int32_t b, int32_t c)
+static void add_face(struct filler *g, int32_t a, int32_t b, int32_t c)
 {
 	if (triangle_area(g->m, a, b, c) < DEGENERATE_AREA)
-		return true;
-	if (g->m->n_faces == g->capacity) {
-		int64_t capacity = g->capacity + g->capacity / 8 + 256;
-		int32_t *faces = realloc(g->m->faces, (size_t)capacity * 3 * sizeof *faces);
-		if (!faces)
-			return false;
-		g->m->faces = faces;
-		g->capacity = capacity;
-	}
-	int32_t *face = g->m->faces + 3 * g->m->n_faces++;
-	face[0] = a;
-	face[1] = b;
-	face[2] = c;
-	return true;
+		return;
+	*g->faces++ = a;
+	*g->faces++ = b;
+	*g->faces++ = c;
 }
 
-static bool add_faces(struct filler *g, const int32_t *loop, int i, int j)
+static void add_faces(struct filler *g, const int32_t *loop, int i, int j)
 {
 	if (j - i < 2)
-		return true;
+		return;
 	int k = g->middle[i][j];
-	return add_face(g, loop[i], loop[k], loop[j]) && add_faces(g, loop, i, k) && add_faces(g, loop, k, j);
+	add_face(g, loop[i], loop[k], loop[j]);
+	add_faces(g, loop, i, k);
+	add_faces(g, loop, k, j);
 }
 
 static bool has_edge(const struct filler *g, int32_t a, int32_t b)
 {
-	return half_edges_count(&g->all, a, b) || half_edges_count(&g->all, b, a);
+	return half_edges_count(g->all, a, b) || half_edges_count(g->all, b, a);
 }
 
 /* triangle_area of three vertices of the loop: the innermost loop of all. */
@@ -139,7 +146,7 @@ static double loop_area(const struct filler *g, int i, int k, int j)
 }
 
 /* cost[i][j]: least area over the polygon loop[i .. j]. An edge that the mesh already has costs more than any area. */
-static bool fill_loop(struct filler *g, const int32_t *loop, int n)
+static void fill_loop(struct filler *g, const int32_t *loop, int n)
 {
 	const double taken = 1e3;
 	for (int i = 0; i < n; i++)
@@ -165,7 +172,7 @@ static bool fill_loop(struct filler *g, const int32_t *loop, int n)
 				best += taken;
 			g->cost[i][j] = best;
 		}
-	return add_faces(g, loop, 0, n - 1);
+	add_faces(g, loop, 0, n - 1);
 }
 
 static double chord_length(const struct filler *g, int32_t a, int32_t b)
@@ -176,7 +183,7 @@ static double chord_length(const struct filler *g, int32_t a, int32_t b)
 }
 
 /* Cut the corner with the shortest chord off the loop of n vertices. */
-static bool cut_ear(struct filler *g, int32_t *loop, int n)
+static void cut_ear(struct filler *g, int32_t *loop, int n)
 {
 	double shortest = INFINITY;
 	int ear = 0;
@@ -190,85 +197,138 @@ static bool cut_ear(struct filler *g, int32_t *loop, int n)
 			ear = i;
 		}
 	}
-	bool ok = add_face(g, loop[(ear + n - 1) % n], loop[ear], loop[(ear + 1) % n]);
+	add_face(g, loop[(ear + n - 1) % n], loop[ear], loop[(ear + 1) % n]);
 	memmove(loop + ear, loop + ear + 1, (size_t)(n - 1 - ear) * sizeof *loop);
-	return ok;
 }
 
-/* The border runs along faces that are there, so that the filling runs against it. */
-static bool close_loop(struct filler *g, const int32_t *loop, int64_t n)
+static void close_loop(struct filler *g, int32_t *loop, int n)
 {
-	int32_t back[GAP_EDGES];
+	for (; n > EXACT_EDGES; n--)
+		cut_ear(g, loop, n);
+	fill_loop(g, loop, n);
+}
+
+static void note_loop(struct walker *w, const int32_t *loop, int64_t n)
+{
+	struct loops *l = &w->loops;
 	if (n < 3 || n > GAP_EDGES)
-		return true;
+		return;
 	for (int64_t i = 0; i < n; i++)
-		back[i] = loop[n - 1 - i];
-	bool ok = true;
-	for (; ok && n > EXACT_EDGES; n--)
-		ok = cut_ear(g, back, (int)n);
-	return ok && fill_loop(g, back, (int)n);
+		l->vertices[l->first[l->n] + i] = loop[n - 1 - i];
+	l->first[l->n + 1] = l->first[l->n] + n;
+	l->n++;
 }
 
-static int32_t take_border_edge(struct filler *g, int32_t from)
+static int32_t take_border_edge(struct walker *w, int32_t from)
 {
-	for (int64_t i = g->border.first[from]; i < g->border.first[from + 1]; i++)
-		if (g->border.to[i] >= 0) {
-			int32_t to = g->border.to[i];
-			g->border.to[i] = -1;
+	for (int64_t i = w->border.first[from]; i < w->border.first[from + 1]; i++)
+		if (w->border.to[i] >= 0) {
+			int32_t to = w->border.to[i];
+			w->border.to[i] = -1;
 			return to;
 		}
 	return -1;
 }
 
 /* Walk along the border from a vertex until nothing is left there; whenever the walk meets itself, a loop falls off. */
-static bool close_loops_from(struct filler *g, int32_t start)
+static void find_loops_from(struct walker *w, int32_t start)
 {
 	int64_t n = 0;
-	int32_t at = start;
-	bool ok = true;
-	do {
-		g->place[at] = (int32_t)n;
-		g->walk[n++] = at;
-		int32_t to = take_border_edge(g, at);
+	for (int32_t at = start, to;; at = to) {
+		w->place[at] = (int32_t)n;
+		w->walk[n++] = at;
+		to = take_border_edge(w, at);
 		if (to < 0)
 			break;
-		if (g->place[to] >= 0) {
-			int64_t from = g->place[to];
-			ok = close_loop(g, g->walk + from, n - from);
+		if (w->place[to] >= 0) {
+			int64_t from = w->place[to];
+			note_loop(w, w->walk + from, n - from);
 			for (; n > from; n--)
-				g->place[g->walk[n - 1]] = -1;
+				w->place[w->walk[n - 1]] = -1;
 		}
-		at = to;
-	} while (ok);
+	}
 	for (; n > 0; n--)
-		g->place[g->walk[n - 1]] = -1;
-	return ok;
+		w->place[w->walk[n - 1]] = -1;
+}
+
+static bool find_loops(struct walker *w, const struct trellis_mesh *m, struct error *err)
+{
+	size_t n_vertices = (size_t)m->n_vertices, edges = (size_t)m->n_faces * 3; /* an edge is in one loop at most */
+	w->place = malloc((n_vertices + 1) * sizeof *w->place);
+	w->walk = malloc((n_vertices + 1) * sizeof *w->walk);
+	w->loops.vertices = malloc((edges + 1) * sizeof *w->loops.vertices);
+	w->loops.first = malloc((edges / 3 + 2) * sizeof *w->loops.first);
+	if (!w->place || !w->walk || !w->loops.vertices || !w->loops.first)
+		return mesh_no_memory(m, err);
+	if (!half_edges_copy(&w->border, w->all, m, err))
+		return false;
+	memset(w->place, -1, n_vertices * sizeof *w->place);
+	w->loops.first[0] = 0;
+	keep_border(&w->border, w->all, m->n_vertices);
+	for (int32_t v = 0; v < m->n_vertices; v++)
+		find_loops_from(w, v);
+	return true;
+}
+
+static void walker_finish(struct walker *w)
+{
+	half_edges_finish(&w->border);
+	free(w->loops.vertices);
+	free(w->loops.first);
+	free(w->place);
+	free(w->walk);
+}
+
+/* Fill all loops side by side, each into its own place after the mesh's faces; then close ranks. */
+static bool fill_loops(struct trellis_mesh *m, const struct half_edges *all, struct loops *l, struct error *err)
+{
+	int64_t room = l->first[l->n]; /* of faces; two a loop stay over */
+	int32_t *faces = realloc(m->faces, (size_t)(m->n_faces + room) * 3 * sizeof *faces + 1);
+	int64_t *made = malloc((size_t)l->n * sizeof *made + 1);
+	bool ok = faces && made;
+	if (faces)
+		m->faces = faces;
+	if (ok) {
+#pragma omp parallel
+		{
+			struct filler *g = malloc(sizeof *g);
+#pragma omp for schedule(dynamic, 16)
+			for (int64_t i = 0; i < l->n; i++) {
+				int32_t *to = faces + 3 * (m->n_faces + l->first[i]);
+				made[i] = -1;
+				if (!g)
+					continue;
+				g->m = m;
+				g->all = all;
+				g->faces = to;
+				close_loop(g, l->vertices + l->first[i], (int)(l->first[i + 1] - l->first[i]));
+				made[i] = (g->faces - to) / 3;
+			}
+			free(g);
+		}
+	}
+	int64_t n = m->n_faces;
+	for (int64_t i = 0; ok && i < l->n; i++) {
+		ok = made[i] >= 0;
+		memmove(faces + 3 * n, faces + 3 * (m->n_faces + l->first[i]),
+			(size_t)(ok ? made[i] : 0) * 3 * sizeof *faces);
+		n += ok ? made[i] : 0;
+	}
+	free(made);
+	if (!ok)
+		return mesh_no_memory(m, err);
+	m->n_faces = n;
+	return true;
 }
 
 bool mesh_close_gaps(struct trellis_mesh *m, struct error *err)
 {
-	int64_t n_vertices = m->n_vertices;
-	struct filler *g = calloc(1, sizeof *g);
-	if (!g)
-		return mesh_no_memory(m, err);
-	g->m = m;
-	g->capacity = m->n_faces;
-	g->place = malloc(((size_t)n_vertices + 1) * sizeof *g->place);
-	g->walk = malloc(((size_t)n_vertices + 1) * sizeof *g->walk);
-	bool ok = g->place && g->walk ? half_edges_init(&g->all, m, err) && half_edges_copy(&g->border, &g->all, m, err)
-				      : mesh_no_memory(m, err);
-	if (ok) {
-		memset(g->place, -1, (size_t)n_vertices * sizeof *g->place);
-		keep_border(&g->border, &g->all, n_vertices);
-		for (int32_t v = 0; ok && v < n_vertices; v++)
-			ok = close_loops_from(g, v);
-		if (!ok)
-			mesh_no_memory(m, err);
-	}
-	half_edges_finish(&g->border);
-	half_edges_finish(&g->all);
-	free(g->walk);
-	free(g->place);
-	free(g);
+	struct half_edges all;
+	if (!half_edges_init(&all, m, err))
+		return false;
+	struct walker w = {.all = &all};
+	bool ok = find_loops(&w, m, err) && fill_loops(m, &all, &w.loops, err);
+	walker_finish(&w);
+	half_edges_finish(&all);
 	return ok;
 }
