@@ -232,7 +232,10 @@ check-long: all $(TESTS) ## 100,000 file operations against a model in memory, a
 check-leaks: all $(TESTS) ## resident memory over 1,000 jobs of the stand-in and of the reference model; JOBS=N REAL_JOBS=N
 	@TRELLIS_BUILD=$(abspath $(BUILD)) JOBS=$(or $(JOBS),1000) REAL_JOBS=$(or $(REAL_JOBS),1000) tests/mount/leaks.sh
 
-.PHONY: check-crash check-long check-leaks
+check-valgrind: all $(TESTS) ## two tests of the mount with the daemon in valgrind
+	@TRELLIS_BUILD=$(abspath $(BUILD)) tests/mount/valgrind.sh
+
+.PHONY: check-crash check-long check-leaks check-valgrind
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)
 
