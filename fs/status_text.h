@@ -22,7 +22,7 @@
 
 struct status_worker {
 	const struct worker_report *report;
-	const char *running; /* name of its job, or "" */
+	const char *running; /* name of its job, of two the one that has the device, or "" */
 };
 
 struct status_job {
