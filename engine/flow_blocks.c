@@ -231,21 +231,16 @@ static void modulated_norm(struct run *run, struct tensor h, struct tensor x, st
 	op_layer_norm(run->b, h, x, &(struct norm){.eps = 1e-6f, .scale = scale, .shift = shift});
 }
 
-/* x += crossattn(LN_affine(x), condition); no gate. kv none: the zero condition. */
+/* x += crossattn(h, condition), h the affine layer norm of x; no gate. Uses h. */
 static void cross_attention(struct run *run, const struct flow_block *block, struct tensor x, struct tensor h,
 	struct tensor kv, const char *name)
 {
 	struct backend *b = run->b;
 	int64_t channels = x.cols;
-
-	if (!kv.data) {
-		op_add(b, x, x, block->no_condition);
-		return;
-	}
 	size_t mark = scratch_mark(b);
 	struct tensor q = scratch_new(b, x.rows, channels);
 	struct tensor mixed = scratch_new(b, x.rows, channels);
-	op_layer_norm(b, h, x, &(struct norm){.eps = 1e-6f, .weight = block->norm2.weight, .bias = block->norm2.bias});
+
 	linear_forward(run, q, h, &block->to_q);
 	if (block->q_gamma)
 		op_rms_norm_heads(b, q, block->q_gamma, block->self.heads);
@@ -263,6 +258,8 @@ void flow_trunk_forward(struct run *run, const struct flow_trunk *f, struct tens
 	size_t mark = scratch_mark(b);
 	struct tensor hidden = scratch_new(b, x.rows, c);
 	struct tensor first = tensor_rows(x, 0, n), second = guided ? tensor_rows(x, n, n) : TENSOR_NONE;
+	struct tensor bare = context ? second : x; /* without a condition */
+	struct tensor h_first = tensor_rows(hidden, 0, n), h_bare = tensor_rows(hidden, x.rows - bare.rows, bare.rows);
 	double tokens = context ? (double)context->kv[0].rows : 0;
 	double work = flow_trunk_work(f, (double)n, tokens, guided) / f->config->num_blocks;
 	char name[64];
@@ -279,12 +276,19 @@ void flow_trunk_forward(struct run *run, const struct flow_trunk *f, struct tens
 		self_attention_forward(run, seen, h, &block->self, CHUNK(GATE_A), seen.rows / n, NULL, name);
 		if (guided && i == 0)
 			copy_tensor(run, second, first);
-		snprintf(name, sizeof name, "block%d_cross_attn", i);
-		cross_attention(
-			run, block, first, tensor_rows(hidden, 0, n), context ? context->kv[i] : TENSOR_NONE, name);
-		if (guided)
-			cross_attention(run, block, second, TENSOR_NONE, TENSOR_NONE, NULL);
-		modulated_norm(run, hidden, x, CHUNK(SHIFT_M), CHUNK(SCALE_M));
+		/* Both norms come right behind the product that they finish; then the half with a condition is alone. */
+		if (context)
+			op_layer_norm(b, h_first, first,
+				&(struct norm){.eps = 1e-6f, .weight = block->norm2.weight, .bias = block->norm2.bias});
+		if (bare.data) {
+			op_add(b, bare, bare, block->no_condition);
+			modulated_norm(run, h_bare, bare, CHUNK(SHIFT_M), CHUNK(SCALE_M));
+		}
+		if (context) {
+			snprintf(name, sizeof name, "block%d_cross_attn", i);
+			cross_attention(run, block, first, h_first, context->kv[i], name);
+			modulated_norm(run, h_first, first, CHUNK(SHIFT_M), CHUNK(SCALE_M));
+		}
 		mlp_forward(run, x, hidden, &block->mlp, CHUNK(GATE_M));
 #undef CHUNK
 		tap(run, first, "block%d", i);

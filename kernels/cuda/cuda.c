@@ -36,6 +36,12 @@ void cuda_settle(struct backend *b)
 		cuda_check(b, launch_finish(&c->launch, p.y, p.sums, &p.fused), "product");
 }
 
+static bool pending_is(const struct pending *p, struct tensor y)
+{
+	return p->y.data == y.data && p->y.rows == y.rows && p->y.cols == y.cols && p->y.stride == y.stride &&
+	       p->y.dtype == y.dtype;
+}
+
 /* The part of what is pending whose result is x, which must be all of it or its first or last rows; the rest goes on
  * waiting. False: x is something else. */
 static bool pending_take(struct cuda *c, struct tensor x, struct pending *part)
@@ -333,10 +339,10 @@ static void cuda_activate(struct backend *b, struct tensor y, struct tensor x, e
 static void cuda_add(struct backend *b, struct tensor y, struct tensor a, struct tensor x)
 {
 	struct cuda *c = cuda_of(b);
-	struct pending p;
-	if (y.data == a.data && x.rows == 1 && x.dtype == DTYPE_F32 && pending_take(c, y, &p)) {
-		p.fused.row = x.data;
-		cuda_check(b, launch_finish(&c->launch, p.y, p.sums, &p.fused), "add");
+	struct pending *p = &c->pending;
+	if (p->is_set && !p->fused.row && y.data == a.data && x.rows == 1 && x.dtype == DTYPE_F32 &&
+		pending_is(p, y)) {
+		p->fused.row = x.data;
 		return;
 	}
 	cuda_check(b, launch_add(cuda_launch(b), y, a, x), "add");

@@ -28,7 +28,7 @@ struct fused {
 	enum activation act;
 	const float *gate;	/* [out] or NULL */
 	struct tensor residual; /* as y, or data NULL; may be y */
-	const float *row;	/* [out] or NULL; only launch_finish looks at it */
+	const float *row;	/* [out] or NULL; only launch_finish and launch_finish_norm look at it */
 };
 
 /* struct norm with device pointers. */
@@ -55,7 +55,7 @@ cudaError_t launch_pixel_shuffle(const struct launch *l, struct tensor y, struct
 
 /* norm.cu */
 cudaError_t launch_layer_norm(const struct launch *l, struct tensor y, struct tensor x, const struct fused_norm *n);
-/* x = residual + gate * sums, and y = the layer norm of x, where _fits says so: f has just these two. */
+/* x = residual + gate * sums + row, and y = the layer norm of x, where _fits says so: f has just these. */
 bool launch_finish_norm_fits(
 	struct tensor y, struct tensor x, struct tensor sums, const struct fused *f, const struct fused_norm *n);
 cudaError_t launch_finish_norm(const struct launch *l, struct tensor y, struct tensor x, struct tensor sums,

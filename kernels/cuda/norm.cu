@@ -110,11 +110,12 @@ __global__ void __launch_bounds__(32 * WARPS) layer_norm_narrow(view y, view x, 
 	}
 }
 
-/* x[r,:] = residual[r,:] + gate * sums[r,:], then y = layer norm of x: what follows a gated product, in one pass. The
- * norm sees x as it was stored, so that the result is that of the two passes. */
+/* x[r,:] = residual[r,:] + gate * sums[r,:] + row, then y = layer norm of x: what follows a gated product, in one pass.
+ * The norm sees x as it was stored, so that the result is that of the two passes. row may be NULL. */
 template <int G>
 __global__ void __launch_bounds__(32 * WARPS) finish_norm_kernel(
-	view y, view x, view residual, view sums, const float *gate, int64_t rows, int cols, fused_norm n)
+	view y, view x, view residual, view sums, const float *gate, const float *row, int64_t rows, int cols,
+	fused_norm n)
 {
 	int64_t r = blockIdx.x * (int64_t)WARPS + threadIdx.x / 32;
 	int lane = threadIdx.x % 32;
@@ -131,6 +132,11 @@ __global__ void __launch_bounds__(32 * WARPS) finish_norm_kernel(
 			load<8>(factor, gate + c);
 			for (int i = 0; i < 8; i++)
 				v[g][i] = fmaf(factor[i], sum[i], v[g][i]);
+			if (row) {
+				load<8>(sum, row + c);
+				for (int i = 0; i < 8; i++)
+					v[g][i] += sum[i];
+			}
 			store<8>(x.at(r, c), x.dtype, v[g]);
 			for (int i = 0; i < 8; i++)
 				v[g][i] = as_stored(v[g][i], x.dtype);
@@ -207,8 +213,8 @@ cudaError_t launch_layer_norm(const struct launch *l, struct tensor y, struct te
 bool launch_finish_norm_fits(struct tensor y, struct tensor x, struct tensor sums, const struct fused *f,
 	const struct fused_norm *n)
 {
-	return is_wide(y) && is_wide(x) && is_wide(sums) && is_wide(f->residual) && is_wide(f->gate) && is_wide(n) &&
-	       x.cols <= 1024 && f->gate && f->residual.data && !f->bias && !f->row && f->act == ACT_NONE;
+	return is_wide(y) && is_wide(x) && is_wide(sums) && is_wide(f->residual) && is_wide(f->gate) && is_wide(f->row) &&
+	       is_wide(n) && x.cols <= 1024 && f->gate && f->residual.data && !f->bias && f->act == ACT_NONE;
 }
 
 cudaError_t launch_finish_norm(const struct launch *l, struct tensor y, struct tensor x, struct tensor sums,
@@ -216,7 +222,7 @@ cudaError_t launch_finish_norm(const struct launch *l, struct tensor y, struct t
 {
 	auto *kernel = x.cols <= 256 ? finish_norm_kernel<1> : x.cols <= 512 ? finish_norm_kernel<2> : finish_norm_kernel<4>;
 	kernel<<<row_blocks(x.rows), 32 * WARPS, 0, l->stream>>>(
-		view_of(y), view_of(x), view_of(f->residual), view_of(sums), f->gate, x.rows, (int)x.cols, *n);
+		view_of(y), view_of(x), view_of(f->residual), view_of(sums), f->gate, f->row, x.rows, (int)x.cols, *n);
 	return cudaGetLastError();
 }
 
