@@ -241,21 +241,33 @@ static struct tensor position_for(struct run *run, const struct image_encoder *e
 	return position;
 }
 
-/* pixels [3, height, width] to one row a patch, (channel, y, x) within it; malloc'd. */
-static float *cut_patches(const float *pixels, int height, int width, int p)
+/* pixels [3, height, width] to one row a patch, (channel, y, x) within it: cut [n, 3 p p]. Lines of p pixels are gathered on
+ * the device. Both sides are multiples of p. */
+static void cut_patches(struct run *run, struct tensor cut, const float *pixels, int height, int width, int p)
 {
-	int rows = height / p, cols = width / p;
-	int64_t per = 3 * (int64_t)p * p;
-	float *out = malloc((size_t)rows * (size_t)cols * (size_t)per * sizeof *out);
+	struct backend *b = run->b;
+	int cols = width / p;
+	int64_t lines = 3 * (int64_t)height * cols;
+	size_t mark = scratch_mark(b);
+	struct tensor image = scratch_new_as(b, DTYPE_F32, lines, p), index = scratch_new_as(b, DTYPE_I32, lines, 1);
+	struct tensor cut_lines = {.data = cut.data, .dtype = DTYPE_F32, .rows = lines, .cols = p, .stride = p};
+	int32_t *from = malloc((size_t)lines * sizeof *from);
 
-	for (int r = 0; out && r < rows; r++)
-		for (int k = 0; k < 3 * p; k++) { /* line k % p of channel k / p */
-			const float *line = pixels + ((int64_t)(k / p) * height + r * p + k % p) * width;
-			for (int c = 0; c < cols; c++)
-				memcpy(out + ((int64_t)r * cols + c) * per + (int64_t)k * p, line + c * p,
-					(size_t)p * sizeof *line);
-		}
-	return out;
+	if (from) {
+		int32_t *to = from;
+		for (int patch_y = 0; patch_y < height; patch_y += p)
+			for (int column = 0; column < cols; column++)
+				for (int channel = 0; channel < 3; channel++)
+					for (int y = patch_y; y < patch_y + p; y++)
+						*to++ = (channel * height + y) * cols + column;
+		op_upload(b, image, pixels);
+		op_upload_i32(b, index, from);
+		op_gather_rows(b, cut_lines, image, index);
+	} else {
+		backend_fail(b, "out of memory");
+	}
+	free(from);
+	scratch_release(b, mark);
 }
 
 /* [class + position, registers, patches + position] */
@@ -268,23 +280,21 @@ static void embed(
 	size_t mark = scratch_mark(b);
 	struct tensor cut = scratch_new_as(b, DTYPE_F32, n, per);
 	struct tensor position = position_for(run, e, height / p, width / p);
-	float *host = cut_patches(pixels, height, width, p);
 	float *head = malloc((size_t)(1 + registers) * (size_t)channels * sizeof *head);
 
-	if (!host || !head) {
-		backend_fail(b, "out of memory");
-	} else {
+	if (head) {
 		for (int64_t i = 0; i < channels; i++)
 			head[i] = e->class_token[i] + e->position[i];
 		for (int64_t i = 0; i < registers * channels; i++)
 			head[channels + i] = e->registers[i];
 		op_upload(b, tensor_rows(x, 0, 1 + registers), head);
-		op_upload(b, cut, host);
+		cut_patches(run, cut, pixels, height, width, p);
 		tap(run, position, "pos_embed");
 		linear_into(run, tensor_rows(x, 1 + registers, n), cut, &e->patches, ACT_NONE, TENSOR_NONE,
 			tensor_rows(position, 1, n), NULL);
+	} else {
+		backend_fail(b, "out of memory");
 	}
-	free(host);
 	free(head);
 	scratch_release(b, mark);
 }

@@ -53,7 +53,8 @@ bool encoder_config_derive(struct model_config *g, const char *file, struct erro
 			g->model_channels, g->num_heads);
 	if (g->in_channels != 3)
 		return error_set(err, "%s: num_channels is %d, wanted 3", file, g->in_channels);
-	if (g->patch_size < 1 || g->image_size < g->patch_size || g->image_size > 4096)
+	if (g->patch_size < 1 || g->image_size < g->patch_size || g->image_size > 4096 ||
+		g->image_size % g->patch_size != 0) /* the official PatchEmbed asserts that */
 		return error_set(
 			err, "%s: image_size %d with patch_size %d cannot be", file, g->image_size, g->patch_size);
 	g->mlp_channels = (int)(g->model_channels * g->mlp_ratio);

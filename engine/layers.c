@@ -95,11 +95,10 @@ void self_attention_forward(struct run *run, struct tensor x, struct tensor h, c
 	struct tensor k = tensor_columns(qkv, c, c);
 	struct tensor v = tensor_columns(qkv, 2 * c, c);
 
-	linear_forward(run, qkv, h, &a->to_qkv);
-	if (a->q_gamma) {
-		op_rms_norm_heads(b, q, a->q_gamma, a->heads);
-		op_rms_norm_heads(b, k, a->k_gamma, a->heads);
-	}
+	if (a->q_gamma)
+		op_linear_qkv(b, qkv, h, a->to_qkv.weight, a->to_qkv.bias, a->q_gamma, a->k_gamma, a->heads);
+	else
+		linear_forward(run, qkv, h, &a->to_qkv);
 	if (windows)
 		op_attention(b, mixed, q, k, v, a->heads, windows);
 	else

@@ -229,6 +229,25 @@ void op_linear(struct backend *b, struct tensor y, struct tensor x, const struct
 	b->ops->linear(b, y, x, w, e ? e : &no_epilogue);
 }
 
+void op_linear_qkv(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
+	const struct weight *bias, const struct weight *q_gamma, const struct weight *k_gamma, int heads)
+{
+	const struct epilogue e = {.bias = bias};
+	int64_t c = y.cols / 3;
+	if (!b->ops->linear_qkv) {
+		op_linear(b, y, x, w, &e);
+		op_rms_norm_heads(b, tensor_columns(y, 0, c), q_gamma, heads);
+		op_rms_norm_heads(b, tensor_columns(y, c, c), k_gamma, heads);
+		return;
+	}
+	if (!backend_ok(b) || y.rows == 0)
+		return;
+	check_product(y, x, w, WEIGHT_LINEAR, &e);
+	assert(y.rows == x.rows && y.cols == 3 * c && heads > 0 && c % heads == 0);
+	assert(is_vector(q_gamma, c) && is_vector(k_gamma, c));
+	b->ops->linear_qkv(b, y, x, w, bias, q_gamma, k_gamma, heads);
+}
+
 void op_conv3d(struct backend *b, struct tensor y, struct tensor x, const struct weight *w, int64_t resolution,
 	const struct epilogue *e)
 {

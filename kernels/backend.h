@@ -85,6 +85,9 @@ struct backend_ops {
 
 	void (*linear)(
 		struct backend *b, struct tensor y, struct tensor x, const struct weight *w, const struct epilogue *e);
+	/* NULL: a product, then two norms. */
+	void (*linear_qkv)(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
+		const struct weight *bias, const struct weight *q_gamma, const struct weight *k_gamma, int heads);
 	void (*conv3d)(struct backend *b, struct tensor y, struct tensor x, const struct weight *w, int64_t resolution,
 		const struct epilogue *e);
 	void (*sparse_conv)(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
@@ -181,6 +184,11 @@ void op_download_i32(struct backend *b, int32_t *host, struct tensor x);
 
 /* y[n, out] = epilogue(x[n, in] w[out, in]^T).  y may not overlap x. e may be NULL. */
 void op_linear(struct backend *b, struct tensor y, struct tensor x, const struct weight *w, const struct epilogue *e);
+
+/* y[n, 3 c] = x w^T + bias, then op_rms_norm_heads over the first c columns and the next c: q, k and v of self-attention.
+ * The sums may be normalised before they are rounded to y's dtype. bias may be NULL. */
+void op_linear_qkv(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
+	const struct weight *bias, const struct weight *q_gamma, const struct weight *k_gamma, int heads);
 
 /* Dense 3x3x3 cross-correlation, zero padding 1, on a cube of R^3 rows: y[R^3, out] from x[R^3, in]. */
 void op_conv3d(struct backend *b, struct tensor y, struct tensor x, const struct weight *w, int64_t resolution,

@@ -7,6 +7,7 @@
 #include <time.h>
 
 enum op {
+	QKV,
 	LINEAR,
 	CONV3D,
 	SPARSE,
@@ -35,6 +36,8 @@ struct line {
 static const struct line lines[] = {
 	{"linear 4096x1024x1024, gate, residual", LINEAR, 4096, 1024, 1024, ACT_NONE, true},
 	{"linear 4096x1024x3072", LINEAR, 4096, 1024, 3072, ACT_NONE, false},
+	{"linear 4096x1024x3072, q and k norm", QKV, 4096, 1024, 3072, ACT_NONE, false},
+	{"linear 8192x1024x3072, q and k norm", QKV, 8192, 1024, 3072, ACT_NONE, false},
 	{"linear 4096x1024x4096, gelu", LINEAR, 4096, 1024, 4096, ACT_GELU_TANH, false},
 	{"linear 4096x4096x1024, gate, residual", LINEAR, 4096, 4096, 1024, ACT_NONE, true},
 	{"linear 1374x1024x4096, gelu erf", LINEAR, 1374, 1024, 4096, ACT_GELU_ERF, false},
@@ -61,7 +64,7 @@ static const struct line lines[] = {
 /* What a line works on. */
 struct work {
 	struct tensor x, y, k, v, gate, table, parents, coords;
-	struct weight *w, *bias;
+	struct weight *w, *bias, *gamma;
 	struct windows windows;
 	int64_t pairs; /* neighbours that exist, or parents that children meet */
 };
@@ -186,7 +189,8 @@ static void prepare_windows(struct backend *b, struct work *k, int64_t n, int64_
 static void prepare(
 	struct backend *b, const struct line *l, int64_t voxels, struct work *k, double *gflop, double *gbyte)
 {
-	static const enum weight_kind kinds[] = {WEIGHT_LINEAR, WEIGHT_CONV3, WEIGHT_SPARSE3, WEIGHT_SPARSE3_UP};
+	static const enum weight_kind kinds[] = {
+		WEIGHT_LINEAR, WEIGHT_LINEAR, WEIGHT_CONV3, WEIGHT_SPARSE3, WEIGHT_SPARSE3_UP};
 	bool is_sparse = l->op >= SPARSE && l->op <= NEIGHBOURS_UP, is_up = l->op == SPARSE_UP;
 	int64_t n = l->op == CONV3D ? l->n * l->n * l->n : l->n;
 	*k = (struct work){0};
@@ -200,11 +204,13 @@ static void prepare(
 	if (l->op <= SPARSE_UP)
 		k->w = weight_filled(b, kinds[l->op], l->out, l->in);
 	k->bias = weight_filled(b, WEIGHT_VECTOR, l->out, 1);
+	if (l->op == QKV)
+		k->gamma = weight_filled(b, WEIGHT_VECTOR, l->out / 3, 1);
 	k->k = filled(b, l->op == ATTENTION ? l->in : n, l->out);
 	k->v = filled(b, l->op == ATTENTION ? l->in : n, l->out);
 	if (l->op == WINDOWS)
 		prepare_windows(b, k, n, l->in);
-	double products = l->op == LINEAR ? (double)n : l->op == CONV3D ? 27.0 * (double)n : (double)k->pairs;
+	double products = l->op <= LINEAR ? (double)n : l->op == CONV3D ? 27.0 * (double)n : (double)k->pairs;
 	*gflop = l->op <= SPARSE_UP ? 2e-9 * products * (double)(l->in * l->out)
 		 : is_attention	    ? 4e-9 * (double)(n * l->in * l->out)
 				    : 0;
@@ -214,7 +220,7 @@ static void prepare(
 	if (l->op == NEIGHBOURS_UP)
 		*gbyte = 4e-9 * (double)n * 27 * 9;
 	if (k->w)
-		*gbyte += 4e-9 * (double)(l->in * l->out) * (l->op == LINEAR ? 1 : l->op == SPARSE_UP ? 64 : 27);
+		*gbyte += 4e-9 * (double)(l->in * l->out) * (l->op <= LINEAR ? 1 : l->op == SPARSE_UP ? 64 : 27);
 }
 
 static void run(struct backend *b, const struct line *l, const struct work *k)
@@ -226,6 +232,9 @@ static void run(struct backend *b, const struct line *l, const struct work *k)
 		e.residual = k->y;
 	}
 	switch (l->op) {
+	case QKV:
+		op_linear_qkv(b, k->y, k->x, k->w, k->bias, k->gamma, k->gamma, (int)(l->out / 3 / 64));
+		break;
 	case LINEAR:
 		op_linear(b, k->y, k->x, k->w, &e);
 		break;
@@ -298,6 +307,7 @@ static double measure(struct backend *b, const struct line *l, int64_t voxels, d
 	double s = best_s(b, l, &k);
 	weight_destroy(b, k.w);
 	weight_destroy(b, k.bias);
+	weight_destroy(b, k.gamma);
 	scratch_release(b, mark);
 	return s;
 }

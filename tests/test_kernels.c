@@ -12,8 +12,8 @@ static const double POINT_LIMIT = 5e-7;
 
 /* ---- products ---- */
 
-/* The five epilogues that the network uses, and all parts together. */
-enum { EPILOGUES = 6 };
+/* The epilogues that the network uses, and all parts together. */
+enum { EPILOGUES = 7 };
 
 struct epilogue_parts {
 	struct weight *bias;
@@ -23,7 +23,7 @@ struct epilogue_parts {
 static struct epilogue epilogue_of(int kind, const struct epilogue_parts *p)
 {
 	static const enum activation acts[EPILOGUES] = {
-		ACT_NONE, ACT_NONE, ACT_GELU_TANH, ACT_NONE, ACT_GELU_ERF, ACT_SILU};
+		ACT_NONE, ACT_NONE, ACT_GELU_TANH, ACT_NONE, ACT_GELU_ERF, ACT_SILU, ACT_NONE};
 	return (struct epilogue){.bias = kind > 0 ? p->bias : NULL,
 		.act = acts[kind],
 		.gate = kind == 3 || kind == 5 ? p->gate : TENSOR_NONE,
@@ -72,6 +72,62 @@ static void check_linear(struct backend *b[2])
 Test(kernels, linear)
 {
 	for_each_backend(check_linear);
+}
+
+/* As many tiles of 128 x 256 as an H100 has multiprocessors, and more: what product_hopper.cu takes there. */
+static void check_linear_large(struct backend *b[2])
+{
+	static const int kinds[] = {1, 3, 6};
+	for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+		check_linear_shape(b, 16800, 64, 256, 64, kinds[i], kinds[i]);
+	check_linear_shape(b, 6100, 192, 768, 0, 3, 3);
+}
+
+Test(kernels, linear_large)
+{
+	if (test_plugin())
+		for_each_backend(check_linear_large);
+}
+
+/* Heads of 64 and 256 columns at a time are what the fast kernel takes, of many rows; the others go the slow way. */
+static void check_linear_qkv(struct backend *b[2])
+{
+	static const int64_t shapes[][4] = {{1, 64, 768, 4}, {300, 64, 768, 4}, {129, 192, 768, 4}, {700, 320, 1536, 8},
+		{257, 128, 768, 4}, {40, 24, 96, 2}, {512, 576, 768, 4}, {5600, 192, 768, 4}};
+	size_t count = sizeof shapes / sizeof *shapes - (test_plugin() ? 0 : 1);
+	struct tensor y[2], qk[2];
+	for (size_t s = 0; s < count; s++)
+		for (int gap = 0; gap <= 32; gap += 32)
+			for (int has_bias = gap == 0; has_bias < 2; has_bias++) {
+				int64_t n = shapes[s][0], in = shapes[s][1], out = shapes[s][2];
+				for (int i = 0; i < 2; i++) {
+					struct tensor x = place_noise(b[i], n, in, gap, 1);
+					struct weight *w = weight_noise(b[i], WEIGHT_LINEAR, out, in, 2);
+					struct weight *bias = weight_noise(b[i], WEIGHT_VECTOR, out, 1, 3);
+					struct weight *q_gamma = weight_noise(b[i], WEIGHT_VECTOR, out / 3, 1, 4);
+					struct weight *k_gamma = weight_noise(b[i], WEIGHT_VECTOR, out / 3, 1, 5);
+					y[i] = room(b[i], n, out, gap);
+					op_linear_qkv(b[i], y[i], x, w, has_bias ? bias : NULL, q_gamma, k_gamma,
+						(int)shapes[s][3]);
+					qk[i] = room(b[i], n, out / 3 * 2, 0);
+					op_combine(
+						b[i], qk[i], 1, tensor_columns(y[i], 0, out / 3 * 2), 0, TENSOR_NONE);
+					weight_destroy(b[i], w);
+					weight_destroy(b[i], bias);
+					weight_destroy(b[i], q_gamma);
+					weight_destroy(b[i], k_gamma);
+				}
+				/* q and k are about 1, v is as large as its sums; a sum and then a norm. */
+				expect_close(b, qk[1], qk[0], 2 * SUM_LIMIT, "linear_qkv, q and k");
+				expect_close(b, y[1], y[0], SUM_LIMIT, "linear_qkv");
+				for (int i = 0; i < 2; i++)
+					scratch_release(b[i], 0);
+			}
+}
+
+Test(kernels, linear_qkv)
+{
+	for_each_backend(check_linear_qkv);
 }
 
 /* More rows than one block of the epilogue: the blocks must meet. */

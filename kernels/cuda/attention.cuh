@@ -58,19 +58,6 @@ __device__ __forceinline__ float exp2_fast(float x)
 	return y;
 }
 
-/* Two numbers in one register, the first in the low half. */
-template <typename T> __device__ __forceinline__ uint32_t packed(float low, float high);
-template <> __device__ __forceinline__ uint32_t packed<__half>(float low, float high)
-{
-	__half2 x = __floats2half2_rn(low, high);
-	return *(uint32_t *)&x;
-}
-template <> __device__ __forceinline__ uint32_t packed<__nv_bfloat16>(float low, float high)
-{
-	__nv_bfloat162 x = __floats2bfloat162_rn(low, high);
-	return *(uint32_t *)&x;
-}
-
 /* The softmax of two rows that a lane and the three beside it share, as it stands after some tiles of keys. Scores come as
  * the tensor cores leave them: of each 16 x 8 block a lane has row lane / 4, columns 2 (lane % 4) and the next in [0],
  * [1], and the same of row lane / 4 + 8 in [2], [3].

@@ -7,15 +7,14 @@
  *   products in turns. (What FlashAttention-3, arXiv 2407.08608, does, with the base of attention.cuh.)
  *   Rows are independent: which block has them changes nothing in the results. */
 #include "attention.cuh"
-
-#include <cuda.h>
+#include "hopper.cuh"
 
 enum {
 	D = 64,
 	GROUPS = 3,	      /* that compute */
 	KEYS = 128,	      /* a step */
 	STAGES = 4,	      /* steps in the ring */
-	ROW = 2 * D,	      /* bytes */
+	ROW = HOPPER_ROW,     /* bytes: a row of a head */
 	Q_TILE = 64 * ROW,    /* of one group */
 	KV_TILE = KEYS * ROW, /* of keys or of values */
 	STAGE = 2 * KV_TILE,
@@ -45,41 +44,6 @@ __device__ __forceinline__ struct tile tile_at(const struct tiles &t, int i)
 	return {64 * first, width, j / count % t.heads, j / count / t.heads};
 }
 
-__device__ __forceinline__ void barrier_init(uint32_t barrier, int arrivals)
-{
-	asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-
-__device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes)
-{
-	asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive(uint32_t barrier)
-{
-	asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ __forceinline__ bool barrier_passed(uint32_t barrier, int phase)
-{
-	int done;
-
-	asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
-		     : "=r"(done)
-		     : "r"(barrier), "r"(phase)
-		     : "memory");
-	return done;
-}
-
-__device__ __forceinline__ void barrier_wait(uint32_t barrier, int phase, bool passed = false)
-{
-	asm volatile(
-		"{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p bra DONE_%=;\nAGAIN_%=:\n"
-		"mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@!p bra AGAIN_%=;\nDONE_%=:\n}" ::"r"(barrier),
-		"r"(phase), "r"((int)passed)
-		: "memory");
-}
-
 /* Rows of one head of one part into shared memory, swizzled; rows past the part's end become zeros. */
 __device__ __forceinline__ void copy_tile(
 	uint32_t to, const CUtensorMap *map, uint32_t barrier, int head, int row, int part)
@@ -88,42 +52,6 @@ __device__ __forceinline__ void copy_tile(
 		     "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
 		     "l"(map), "r"(0), "r"(head), "r"(row), "r"(part), "r"(barrier)
 		     : "memory");
-}
-
-/* Describes a tile of 128-byte rows to wgmma: swizzled by 128 bytes, 1024 bytes from 8 rows to the next 8. The low half is
- * the address in units of 16 bytes and may be moved on. */
-__device__ __forceinline__ uint32_t operand(uint32_t tile)
-{
-	return (tile >> 4 & 0x3fff) | 1u << 16;
-}
-
-__device__ __forceinline__ uint64_t whole(uint32_t operand)
-{
-	return (uint64_t)(1u << 30 | 1024 >> 4) << 32 | operand;
-}
-
-__device__ __forceinline__ void products_begin()
-{
-	asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void products_commit()
-{
-	asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-/* Until at most N of the committed groups are unfinished. */
-template <int N> __device__ __forceinline__ void products_wait()
-{
-	asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
-}
-
-/* Keeps what computes x before, and what uses it after, this point: the compiler knows nothing of running products. */
-template <int N> __device__ __forceinline__ void pin(float (&x)[N])
-{
-#pragma unroll
-	for (int i = 0; i < N; i++)
-		asm volatile("" : "+f"(x[i])::"memory");
 }
 
 #define OUT4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
@@ -162,12 +90,6 @@ template <typename T> __device__ __forceinline__ void multiply_values(float (&o)
 MULTIPLY(__half, "f16")
 MULTIPLY(__nv_bfloat16, "bf16")
 
-/* The compiler learns that all lanes have the same, and computes it once. */
-__device__ __forceinline__ uint32_t uniform(uint32_t x)
-{
-	return __shfl_sync(0xffffffffu, x, 0);
-}
-
 /* Addresses in shared memory. Queries are there twice: of this tile and of the next. */
 struct places {
 	uint32_t q, ring, q_full, q_empty, full, empty;
@@ -186,18 +108,7 @@ __device__ __forceinline__ struct places places_in(void *shared)
 	return at;
 }
 
-/* Where one is in the ring. */
-struct position {
-	int stage, phase;
-
-	__device__ __forceinline__ void next()
-	{
-		if (++stage == STAGES) {
-			stage = 0;
-			phase ^= 1;
-		}
-	}
-};
+typedef ring_position<STAGES> position;
 
 /* Which buffer of queries, and the phase of its barriers. */
 struct queries {
@@ -216,7 +127,7 @@ static __device__ void produce(const struct attention &a, const struct tiles &t,
 	const CUtensorMap *q_map, const CUtensorMap *k_map, const CUtensorMap *v_map)
 {
 	int steps = (a.keys + KEYS - 1) / KEYS, row = 0;
-	struct position p = {0, 1};
+	position p = {0, 1};
 	struct queries q = {0, 1};
 	struct tile before = {};
 
@@ -248,7 +159,7 @@ static __device__ void produce(const struct attention &a, const struct tiles &t,
 
 template <typename T> struct consumer {
 	struct places at;
-	struct position p;
+	position p;
 	struct queries q;
 	int group, lane;
 	uint32_t ring_operand;
@@ -445,25 +356,11 @@ __global__ void __launch_bounds__(THREADS, 1) hopper_kernel(const __grid_constan
 /* Rows [rows, 64 heads] of each part as [part][row][head][64]. */
 static cudaError_t map_tensor(CUtensorMap *map, const struct attention *a, struct tensor x, int64_t rows, int tile_rows)
 {
-	static decltype(&cuTensorMapEncodeTiled) encode;
 	cuuint64_t sizes[4] = {D, (cuuint64_t)a->heads, (cuuint64_t)rows, (cuuint64_t)a->groups};
 	cuuint64_t strides[3] = {ROW, (cuuint64_t)x.stride * 2, (cuuint64_t)(x.stride * 2 * rows)};
-	cuuint32_t box[4] = {D, 1, (cuuint32_t)tile_rows, 1}, one[4] = {1, 1, 1, 1};
+	cuuint32_t box[4] = {D, 1, (cuuint32_t)tile_rows, 1};
 
-	if (!encode) {
-		cudaDriverEntryPointQueryResult found;
-		void *entry = NULL;
-		cudaError_t error = cudaGetDriverEntryPointByVersion(
-			"cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
-		if (error != cudaSuccess || found != cudaDriverEntryPointSuccess)
-			return error != cudaSuccess ? error : cudaErrorNotSupported;
-		encode = (decltype(encode))entry;
-	}
-	return encode(map, x.dtype == DTYPE_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4,
-		       x.data, sizes, strides, box, one, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-		       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS
-		       ? cudaSuccess
-		       : cudaErrorInvalidValue;
+	return map_encode(map, x.dtype, x.data, 4, sizes, strides, box);
 }
 
 /* The mixture of tiles that is done first: a narrow tile takes NARROW of a wide one's time. */

@@ -38,8 +38,8 @@ void cuda_settle(struct backend *b)
 
 static bool pending_is(const struct pending *p, struct tensor y)
 {
-	return p->y.data == y.data && p->y.rows == y.rows && p->y.cols == y.cols && p->y.stride == y.stride &&
-	       p->y.dtype == y.dtype;
+	return p->is_set && p->y.data == y.data && p->y.rows == y.rows && p->y.cols == y.cols &&
+	       p->y.stride == y.stride && p->y.dtype == y.dtype;
 }
 
 /* The part of what is pending whose result is x, which must be all of it or its first or last rows; the rest goes on
@@ -56,12 +56,14 @@ static bool pending_take(struct cuda *c, struct tensor x, struct pending *part)
 	*part = rest = *p;
 	part->y = x;
 	part->sums = tensor_rows(p->sums, first, x.rows);
-	part->fused.residual = tensor_rows(p->fused.residual, first, x.rows);
+	if (p->fused.residual.data)
+		part->fused.residual = tensor_rows(p->fused.residual, first, x.rows);
 	int64_t begin = first > 0 ? 0 : last, count = p->y.rows - x.rows;
 	rest.is_set = count > 0;
 	rest.y = tensor_rows(p->y, begin, count);
 	rest.sums = tensor_rows(p->sums, begin, count);
-	rest.fused.residual = tensor_rows(p->fused.residual, begin, count);
+	if (p->fused.residual.data)
+		rest.fused.residual = tensor_rows(p->fused.residual, begin, count);
 	*p = rest;
 	return true;
 }
@@ -340,8 +342,11 @@ static void cuda_add(struct backend *b, struct tensor y, struct tensor a, struct
 {
 	struct cuda *c = cuda_of(b);
 	struct pending *p = &c->pending;
-	if (p->is_set && !p->fused.row && y.data == a.data && x.rows == 1 && x.dtype == DTYPE_F32 &&
-		pending_is(p, y)) {
+	if (y.data == a.data && y.dtype == a.dtype && x.rows == 1 && x.dtype == DTYPE_F32) {
+		if (!pending_is(p, y) || p->fused.row) {
+			cuda_settle(b);
+			*p = (struct pending){.is_set = true, .y = y, .sums = y};
+		}
 		p->fused.row = x.data;
 		return;
 	}
@@ -428,6 +433,7 @@ const struct backend_ops cuda_ops = {
 	.download = cuda_download,
 	.download_i32 = cuda_download_i32,
 	.linear = cuda_linear,
+	.linear_qkv = cuda_linear_qkv,
 	.conv3d = cuda_conv3d,
 	.sparse_conv = cuda_sparse_conv,
 	.sparse_conv_up = cuda_sparse_conv_up,

@@ -36,8 +36,8 @@ struct plan {
 	cublasLtMatmulAlgo_t algorithm;
 };
 
-/* y = residual + gate * sums of a product just made, not computed yet: a layer norm of y, which mostly comes next, takes
- * it along in its own pass. Whatever else comes first has it done before (cuda_launch), so nobody sees the difference. */
+/* y = residual + gate * sums of a product just made, or y + row, not computed yet: a layer norm of y, which mostly comes
+ * next, takes it along in its own pass. Whatever else comes first has it done before (cuda_launch), so nobody sees the difference. */
 struct pending {
 	bool is_set;
 	struct tensor y, sums;
@@ -112,6 +112,8 @@ void cuda_weight_destroy(struct backend *b, struct weight *w);
 
 void cuda_product_finish(struct cuda *c);
 void cuda_linear(struct backend *b, struct tensor y, struct tensor x, const struct weight *w, const struct epilogue *e);
+void cuda_linear_qkv(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,
+	const struct weight *bias, const struct weight *q_gamma, const struct weight *k_gamma, int heads);
 void cuda_conv3d(struct backend *b, struct tensor y, struct tensor x, const struct weight *w, int64_t resolution,
 	const struct epilogue *e);
 void cuda_sparse_conv(struct backend *b, struct tensor y, struct tensor x, const struct weight *w,

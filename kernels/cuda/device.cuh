@@ -18,6 +18,19 @@ template <> __device__ __forceinline__ float from_float<float>(float x) { return
 template <> __device__ __forceinline__ __half from_float<__half>(float x) { return __float2half_rn(x); }
 template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
 
+/* Two numbers in one register, the first in the low half. */
+template <typename T> __device__ __forceinline__ uint32_t packed(float low, float high);
+template <> __device__ __forceinline__ uint32_t packed<__half>(float low, float high)
+{
+	__half2 x = __floats2half2_rn(low, high);
+	return *(uint32_t *)&x;
+}
+template <> __device__ __forceinline__ uint32_t packed<__nv_bfloat16>(float low, float high)
+{
+	__nv_bfloat162 x = __floats2bfloat162_rn(low, high);
+	return *(uint32_t *)&x;
+}
+
 /* Formulas of backend.h. The exact tanh and erf: results are compared with f32 references. */
 __device__ __forceinline__ float activated(float x, enum activation act)
 {

@@ -32,6 +32,27 @@ template <int V> __device__ __forceinline__ void affine(float (&v)[V], const str
 
 /* ---- layer norm ---- */
 
+/* The groups of 8 columns of row r that this lane keeps: all loads go out before the first number is looked at. */
+template <int G>
+__device__ __forceinline__ void load_groups(float (&v)[G][8], const view &x, int64_t r, int cols, int lane)
+{
+	if (x.dtype == DTYPE_F32) {
+#pragma unroll
+		for (int g = 0; g < G; g++)
+			if ((g * 32 + lane) * 8 < cols)
+				load<8>(v[g], (const float *)x.at(r, (g * 32 + lane) * 8));
+		return;
+	}
+	uint4 bits[G];
+#pragma unroll
+	for (int g = 0; g < G; g++)
+		if ((g * 32 + lane) * 8 < cols)
+			bits[g] = *(const uint4 *)x.at(r, (g * 32 + lane) * 8);
+#pragma unroll
+	for (int g = 0; g < G; g++)
+		decode(v[g], bits[g], x.dtype);
+}
+
 /* v[g] = the normalised row whose groups of 8 columns this warp holds; columns (32 g + lane) 8. */
 template <int G> __device__ __forceinline__ void normalise(float (&v)[G][8], int cols, int lane, float eps)
 {
@@ -67,10 +88,7 @@ __global__ void __launch_bounds__(32 * WARPS) layer_norm_kernel(view y, view x, 
 	float v[G][8];
 	if (r >= rows)
 		return;
-#pragma unroll
-	for (int g = 0; g < G; g++)
-		if ((g * 32 + lane) * 8 < cols)
-			load<8>(v[g], x.at(r, (g * 32 + lane) * 8), x.dtype);
+	load_groups<G>(v, x, r, cols, lane);
 	normalise<G>(v, cols, lane, n.eps);
 #pragma unroll
 	for (int g = 0; g < G; g++) {
@@ -110,32 +128,46 @@ __global__ void __launch_bounds__(32 * WARPS) layer_norm_narrow(view y, view x, 
 	}
 }
 
-/* x[r,:] = residual[r,:] + gate * sums[r,:] + row, then y = layer norm of x: what follows a gated product, in one pass.
- * The norm sees x as it was stored, so that the result is that of the two passes. row may be NULL. */
-template <int G>
+/* x[r,:] = residual[r,:] + gate * sums[r,:] (GATED, else sums[r,:]) + row (ROW), then y = layer norm of x, in one pass. The
+ * norm sees x as it was stored, so that the result is that of the two passes.
+ *   residual, sums: of half types */
+template <int G, bool GATED, bool ROW>
 __global__ void __launch_bounds__(32 * WARPS) finish_norm_kernel(
 	view y, view x, view residual, view sums, const float *gate, const float *row, int64_t rows, int cols,
 	fused_norm n)
 {
 	int64_t r = blockIdx.x * (int64_t)WARPS + threadIdx.x / 32;
 	int lane = threadIdx.x % 32;
-	float v[G][8];
+	float v[G][8], factor[G][8], added[G][8];
+	uint4 old[G], sum[G];
 	if (r >= rows)
 		return;
+#pragma unroll
+	for (int g = 0; g < G; g++) { /* all loads go out before the first number is looked at */
+		int c = (g * 32 + lane) * 8;
+		if (c < cols) {
+			sum[g] = *(const uint4 *)sums.at(r, c);
+			if (GATED) {
+				old[g] = *(const uint4 *)residual.at(r, c);
+				load<8>(factor[g], gate + c);
+			}
+			if (ROW)
+				load<8>(added[g], row + c);
+		}
+	}
 #pragma unroll
 	for (int g = 0; g < G; g++) {
 		int c = (g * 32 + lane) * 8;
 		if (c < cols) {
-			float sum[8], factor[8];
-			load<8>(v[g], residual.at(r, c), residual.dtype);
-			load<8>(sum, sums.at(r, c), sums.dtype);
-			load<8>(factor, gate + c);
-			for (int i = 0; i < 8; i++)
-				v[g][i] = fmaf(factor[i], sum[i], v[g][i]);
-			if (row) {
-				load<8>(sum, row + c);
-				for (int i = 0; i < 8; i++)
-					v[g][i] += sum[i];
+			float before[8];
+			decode(v[g], sum[g], sums.dtype);
+			if (GATED)
+				decode(before, old[g], residual.dtype);
+			for (int i = 0; i < 8; i++) {
+				if (GATED)
+					v[g][i] = fmaf(factor[g][i], v[g][i], before[i]);
+				if (ROW)
+					v[g][i] += added[g][i];
 			}
 			store<8>(x.at(r, c), x.dtype, v[g]);
 			for (int i = 0; i < 8; i++)
@@ -213,16 +245,29 @@ cudaError_t launch_layer_norm(const struct launch *l, struct tensor y, struct te
 bool launch_finish_norm_fits(struct tensor y, struct tensor x, struct tensor sums, const struct fused *f,
 	const struct fused_norm *n)
 {
+	bool is_gated = f->gate && f->residual.data && f->residual.dtype != DTYPE_F32;
+	bool is_plain = !f->gate && !f->residual.data && f->row;
 	return is_wide(y) && is_wide(x) && is_wide(sums) && is_wide(f->residual) && is_wide(f->gate) && is_wide(f->row) &&
-	       is_wide(n) && x.cols <= 1024 && f->gate && f->residual.data && !f->bias && f->act == ACT_NONE;
+	       is_wide(n) && (is_gated || is_plain) && sums.dtype != DTYPE_F32 && x.cols <= 1024 && !f->bias &&
+	       f->act == ACT_NONE;
+}
+
+template <int G>
+static void start_finish_norm(const struct launch *l, struct tensor y, struct tensor x, struct tensor sums,
+	const struct fused *f, const struct fused_norm *n)
+{
+	auto *kernel = !f->gate ? finish_norm_kernel<G, false, true>
+		       : f->row ? finish_norm_kernel<G, true, true>
+				: finish_norm_kernel<G, true, false>;
+	kernel<<<row_blocks(x.rows), 32 * WARPS, 0, l->stream>>>(
+		view_of(y), view_of(x), view_of(f->residual), view_of(sums), f->gate, f->row, x.rows, (int)x.cols, *n);
 }
 
 cudaError_t launch_finish_norm(const struct launch *l, struct tensor y, struct tensor x, struct tensor sums,
 	const struct fused *f, const struct fused_norm *n)
 {
-	auto *kernel = x.cols <= 256 ? finish_norm_kernel<1> : x.cols <= 512 ? finish_norm_kernel<2> : finish_norm_kernel<4>;
-	kernel<<<row_blocks(x.rows), 32 * WARPS, 0, l->stream>>>(
-		view_of(y), view_of(x), view_of(f->residual), view_of(sums), f->gate, f->row, x.rows, (int)x.cols, *n);
+	auto *start = x.cols <= 256 ? start_finish_norm<1> : x.cols <= 512 ? start_finish_norm<2> : start_finish_norm<4>;
+	start(l, y, x, sums, f, n);
 	return cudaGetLastError();
 }
 

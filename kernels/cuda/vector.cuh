@@ -43,25 +43,29 @@ template <int V> __device__ __forceinline__ void load(float (&v)[V], const float
 	}
 }
 
+/* 8 numbers of a half type in 16 bytes */
+__device__ __forceinline__ void decode(float (&v)[8], uint4 bits, enum dtype dtype)
+{
+	const uint32_t word[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		float2 pair = dtype == DTYPE_F16 ? __half22float2(*(const __half2 *)(word + i)) :
+						   __bfloat1622float2(*(const __nv_bfloat162 *)(word + i));
+		v[2 * i] = pair.x;
+		v[2 * i + 1] = pair.y;
+	}
+}
+
 /* The row pointers of a view are char *: what they point to is the view's type. */
 template <int V> __device__ __forceinline__ void load(float (&v)[V], const char *p, enum dtype dtype)
 {
-	if (dtype == DTYPE_F32) {
+	if (dtype == DTYPE_F32)
 		load<V>(v, (const float *)p);
-	} else if constexpr (V == 1) {
+	else if constexpr (V == 1)
 		v[0] = dtype == DTYPE_F16 ? __half2float(*(const __half *)p) :
 					    __bfloat162float(*(const __nv_bfloat16 *)p);
-	} else {
-		uint4 bits = *(const uint4 *)p;
-		const uint32_t word[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-		for (int i = 0; i < 4; i++) {
-			float2 pair = dtype == DTYPE_F16 ? __half22float2(*(const __half2 *)(word + i)) :
-							   __bfloat1622float2(*(const __nv_bfloat162 *)(word + i));
-			v[2 * i] = pair.x;
-			v[2 * i + 1] = pair.y;
-		}
-	}
+	else
+		decode(v, *(const uint4 *)p, dtype);
 }
 
 template <int V> __device__ __forceinline__ void store(char *p, enum dtype dtype, const float (&v)[V])
