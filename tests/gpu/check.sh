@@ -51,6 +51,9 @@ networks() {
 }
 check_mma() { TRELLIS_CUDA_MMA=1 check "$@"; }
 
+# Every stage at TRELLIS-image-large's size, on random weights.
+full_size() { TRELLIS_PLUGIN_DIR=$build "$build/tests/large_compare"; }
+
 twice() { # the same seed gives the same bytes
 	"$trellis" generate --device cuda examples/duck.png -o "$scratch/a.glb" &&
 		"$trellis" generate --device cuda examples/duck.png -o "$scratch/b.glb" &&
@@ -138,6 +141,7 @@ run "reference cases, f32" check --dtype f32
 run "reference cases, f16" check --dtype f16
 run "reference networks, bf16" networks --dtype bf16
 run "reference cases, f16, the path of all" check_mma --dtype f16
+run "CUDA against CPU at full size" full_size
 run "the same seed twice" twice
 run "doctor" "$trellis" doctor
 run "memcheck" memcheck
