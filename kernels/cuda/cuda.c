@@ -56,14 +56,12 @@ static bool pending_take(struct cuda *c, struct tensor x, struct pending *part)
 	*part = rest = *p;
 	part->y = x;
 	part->sums = tensor_rows(p->sums, first, x.rows);
-	if (p->fused.residual.data)
-		part->fused.residual = tensor_rows(p->fused.residual, first, x.rows);
+	part->fused.residual = tensor_rows(p->fused.residual, first, x.rows);
 	int64_t begin = first > 0 ? 0 : last, count = p->y.rows - x.rows;
 	rest.is_set = count > 0;
 	rest.y = tensor_rows(p->y, begin, count);
 	rest.sums = tensor_rows(p->sums, begin, count);
-	if (p->fused.residual.data)
-		rest.fused.residual = tensor_rows(p->fused.residual, begin, count);
+	rest.fused.residual = tensor_rows(p->fused.residual, begin, count);
 	*p = rest;
 	return true;
 }
@@ -342,11 +340,7 @@ static void cuda_add(struct backend *b, struct tensor y, struct tensor a, struct
 {
 	struct cuda *c = cuda_of(b);
 	struct pending *p = &c->pending;
-	if (y.data == a.data && y.dtype == a.dtype && x.rows == 1 && x.dtype == DTYPE_F32) {
-		if (!pending_is(p, y) || p->fused.row) {
-			cuda_settle(b);
-			*p = (struct pending){.is_set = true, .y = y, .sums = y};
-		}
+	if (pending_is(p, y) && y.data == a.data && x.rows == 1 && x.dtype == DTYPE_F32 && !p->fused.row) {
 		p->fused.row = x.data;
 		return;
 	}

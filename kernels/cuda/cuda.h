@@ -36,8 +36,8 @@ struct plan {
 	cublasLtMatmulAlgo_t algorithm;
 };
 
-/* y = residual + gate * sums of a product just made, or y + row, not computed yet: a layer norm of y, which mostly comes
- * next, takes it along in its own pass. Whatever else comes first has it done before (cuda_launch), so nobody sees the difference. */
+/* y = residual + gate * sums + row of a product just made, not computed yet: a layer norm of y, which mostly comes next,
+ * takes it along in its own pass. Whatever else comes first has it done before (cuda_launch), so nobody sees the difference. */
 struct pending {
 	bool is_set;
 	struct tensor y, sums;

@@ -1,4 +1,4 @@
-/* cuda_product.c - matrix products by product_hopper.cu or cuBLASLt, and the convolutions of sparse.cu and conv3d.cu.
+/* cuda_product.c - matrix products by cuBLASLt, q, k and v by product_hopper.cu, and the convolutions of sparse.cu and conv3d.cu.
  * cuBLASLt adds the bias, a residual and the tanh GELU while it stores; whatever else an epilogue asks for is a pass of
  * our own over the sums. Its first heuristic is taken for every shape: the same one in every process, so that results
  * repeat bit for bit. */
@@ -199,15 +199,6 @@ static void defer(
 	c->pending.fused.bias = NULL;
 }
 
-static struct tensor weight_tensor(const struct backend *b, const struct weight *w)
-{
-	return (struct tensor){.data = ((const struct cuda_weight *)w)->data,
-		.dtype = w->kind == WEIGHT_LINEAR_F32 ? DTYPE_F32 : b->act,
-		.rows = w->out,
-		.cols = w->in,
-		.stride = w->in};
-}
-
 void cuda_linear(
 	struct backend *b, struct tensor y, struct tensor x, const struct weight *base, const struct epilogue *e)
 {
@@ -222,11 +213,7 @@ void cuda_linear(
 	bool can_act = e->act == ACT_NONE || (e->act == ACT_GELU_TANH && !exact && !e->residual.data);
 	bool can_add = !e->residual.data || e->residual.dtype == y.dtype;
 	bool can_store = y.dtype == type || y.dtype == DTYPE_F32;
-	struct fused f = fused_of(e);
-	if (launch_product_gated_fits(&c->launch, y, x, weight_tensor(b, base), &f)) {
-		if (!b->failed)
-			cuda_check(b, launch_product_gated(&c->launch, y, x, weight_tensor(b, base), &f), "product");
-	} else if (can_act && can_add && can_store && !e->gate.data) {
+	if (can_act && can_add && can_store && !e->gate.data) {
 		if (!b->failed)
 			product(c, y, x, w, exact, e->bias, e->act, e->residual);
 	} else if (!exact && e->act == ACT_NONE && e->gate.data && e->residual.data) {
@@ -248,11 +235,15 @@ void cuda_linear_qkv(struct backend *b, struct tensor y, struct tensor x, const 
 {
 	const struct launch *l = cuda_launch(b);
 	const float *gammas[2] = {cuda_vector(q_gamma), cuda_vector(k_gamma)};
-	struct tensor w = weight_tensor(b, base);
+	struct tensor w = {.data = ((const struct cuda_weight *)base)->data,
+		.dtype = b->act,
+		.rows = base->out,
+		.cols = base->in,
+		.stride = base->in};
 	int64_t c = y.cols / 3;
 
-	if (launch_product_heads_fits(l, y, x, w, heads, cuda_vector(bias), gammas[0], gammas[1])) {
-		cuda_check(b, launch_product_heads(l, y, x, w, cuda_vector(bias), gammas[0], gammas[1]), "product");
+	if (launch_linear_qkv_fits(l, y, x, w, heads, cuda_vector(bias), gammas[0], gammas[1])) {
+		cuda_check(b, launch_linear_qkv(l, y, x, w, cuda_vector(bias), gammas[0], gammas[1]), "product");
 		return;
 	}
 	cuda_linear(b, y, x, base, &(struct epilogue){.bias = bias});

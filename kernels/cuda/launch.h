@@ -55,7 +55,7 @@ cudaError_t launch_pixel_shuffle(const struct launch *l, struct tensor y, struct
 
 /* norm.cu */
 cudaError_t launch_layer_norm(const struct launch *l, struct tensor y, struct tensor x, const struct fused_norm *n);
-/* x = residual + gate * sums + row, or sums + row, and y = the layer norm of x, where _fits says so: f has just these. */
+/* x = residual + gate * sums + row, and y = the layer norm of x, where _fits says so: f has just these. */
 bool launch_finish_norm_fits(
 	struct tensor y, struct tensor x, struct tensor sums, const struct fused *f, const struct fused_norm *n);
 cudaError_t launch_finish_norm(const struct launch *l, struct tensor y, struct tensor x, struct tensor sums,
@@ -66,16 +66,10 @@ cudaError_t launch_group_norm(const struct launch *l, struct tensor y, struct te
 	const struct fused_norm *n, float *partial);
 cudaError_t launch_rms_norm_heads(const struct launch *l, struct tensor x, const float *gamma, int heads);
 
-/* product_hopper.cu, where _fits says so: w [out, in]; y, x, w and the residual of one half type. */
-/* y = residual + gate * (x w^T + bias) */
-bool launch_product_gated_fits(
-	const struct launch *l, struct tensor y, struct tensor x, struct tensor w, const struct fused *f);
-cudaError_t launch_product_gated(
-	const struct launch *l, struct tensor y, struct tensor x, struct tensor w, const struct fused *f);
-/* op_linear_qkv */
-bool launch_product_heads_fits(const struct launch *l, struct tensor y, struct tensor x, struct tensor w, int heads,
+/* product_hopper.cu: op_linear_qkv where _fits says so; w [3 c, in]; y, x and w of one half type. */
+bool launch_linear_qkv_fits(const struct launch *l, struct tensor y, struct tensor x, struct tensor w, int heads,
 	const float *bias, const float *q_gamma, const float *k_gamma);
-cudaError_t launch_product_heads(const struct launch *l, struct tensor y, struct tensor x, struct tensor w,
+cudaError_t launch_linear_qkv(const struct launch *l, struct tensor y, struct tensor x, struct tensor w,
 	const float *bias, const float *q_gamma, const float *k_gamma);
 
 /* attention.cu: q, k, v, y of one dtype; rows are `parts` equal parts of q's rows that attend to the same part of k's.

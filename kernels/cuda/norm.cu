@@ -128,10 +128,10 @@ __global__ void __launch_bounds__(32 * WARPS) layer_norm_narrow(view y, view x, 
 	}
 }
 
-/* x[r,:] = residual[r,:] + gate * sums[r,:] (GATED, else sums[r,:]) + row (ROW), then y = layer norm of x, in one pass. The
+/* x[r,:] = residual[r,:] + gate * sums[r,:] + row (ROW), then y = layer norm of x: what follows a gated product, in one pass. The
  * norm sees x as it was stored, so that the result is that of the two passes.
  *   residual, sums: of half types */
-template <int G, bool GATED, bool ROW>
+template <int G, bool ROW>
 __global__ void __launch_bounds__(32 * WARPS) finish_norm_kernel(
 	view y, view x, view residual, view sums, const float *gate, const float *row, int64_t rows, int cols,
 	fused_norm n)
@@ -147,10 +147,8 @@ __global__ void __launch_bounds__(32 * WARPS) finish_norm_kernel(
 		int c = (g * 32 + lane) * 8;
 		if (c < cols) {
 			sum[g] = *(const uint4 *)sums.at(r, c);
-			if (GATED) {
-				old[g] = *(const uint4 *)residual.at(r, c);
-				load<8>(factor[g], gate + c);
-			}
+			old[g] = *(const uint4 *)residual.at(r, c);
+			load<8>(factor[g], gate + c);
 			if (ROW)
 				load<8>(added[g], row + c);
 		}
@@ -161,14 +159,9 @@ __global__ void __launch_bounds__(32 * WARPS) finish_norm_kernel(
 		if (c < cols) {
 			float before[8];
 			decode(v[g], sum[g], sums.dtype);
-			if (GATED)
-				decode(before, old[g], residual.dtype);
-			for (int i = 0; i < 8; i++) {
-				if (GATED)
-					v[g][i] = fmaf(factor[g][i], v[g][i], before[i]);
-				if (ROW)
-					v[g][i] += added[g][i];
-			}
+			decode(before, old[g], residual.dtype);
+			for (int i = 0; i < 8; i++)
+				v[g][i] = fmaf(factor[g][i], v[g][i], before[i]) + (ROW ? added[g][i] : 0);
 			store<8>(x.at(r, c), x.dtype, v[g]);
 			for (int i = 0; i < 8; i++)
 				v[g][i] = as_stored(v[g][i], x.dtype);
@@ -245,29 +238,19 @@ cudaError_t launch_layer_norm(const struct launch *l, struct tensor y, struct te
 bool launch_finish_norm_fits(struct tensor y, struct tensor x, struct tensor sums, const struct fused *f,
 	const struct fused_norm *n)
 {
-	bool is_gated = f->gate && f->residual.data && f->residual.dtype != DTYPE_F32;
-	bool is_plain = !f->gate && !f->residual.data && f->row;
 	return is_wide(y) && is_wide(x) && is_wide(sums) && is_wide(f->residual) && is_wide(f->gate) && is_wide(f->row) &&
-	       is_wide(n) && (is_gated || is_plain) && sums.dtype != DTYPE_F32 && x.cols <= 1024 && !f->bias &&
-	       f->act == ACT_NONE;
-}
-
-template <int G>
-static void start_finish_norm(const struct launch *l, struct tensor y, struct tensor x, struct tensor sums,
-	const struct fused *f, const struct fused_norm *n)
-{
-	auto *kernel = !f->gate ? finish_norm_kernel<G, false, true>
-		       : f->row ? finish_norm_kernel<G, true, true>
-				: finish_norm_kernel<G, true, false>;
-	kernel<<<row_blocks(x.rows), 32 * WARPS, 0, l->stream>>>(
-		view_of(y), view_of(x), view_of(f->residual), view_of(sums), f->gate, f->row, x.rows, (int)x.cols, *n);
+	       is_wide(n) && f->gate && f->residual.data && f->residual.dtype != DTYPE_F32 &&
+	       sums.dtype != DTYPE_F32 && x.cols <= 1024 && !f->bias && f->act == ACT_NONE;
 }
 
 cudaError_t launch_finish_norm(const struct launch *l, struct tensor y, struct tensor x, struct tensor sums,
 	const struct fused *f, const struct fused_norm *n)
 {
-	auto *start = x.cols <= 256 ? start_finish_norm<1> : x.cols <= 512 ? start_finish_norm<2> : start_finish_norm<4>;
-	start(l, y, x, sums, f, n);
+	auto *kernel = x.cols <= 256 ? (f->row ? finish_norm_kernel<1, true> : finish_norm_kernel<1, false>)
+		     : x.cols <= 512 ? (f->row ? finish_norm_kernel<2, true> : finish_norm_kernel<2, false>)
+				     : (f->row ? finish_norm_kernel<4, true> : finish_norm_kernel<4, false>);
+	kernel<<<row_blocks(x.rows), 32 * WARPS, 0, l->stream>>>(
+		view_of(y), view_of(x), view_of(f->residual), view_of(sums), f->gate, f->row, x.rows, (int)x.cols, *n);
 	return cudaGetLastError();
 }
 

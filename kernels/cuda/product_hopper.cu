@@ -1,8 +1,9 @@
-/* product_hopper.cu - matrix products y = x w^T of f16 and bf16 on sm_90a, with the ends that cuBLASLt has not.
+/* product_hopper.cu - op_linear_qkv on sm_90a, f16 and bf16: a product whose first columns are normalised in heads of 64 before
+ * they are stored, which cuBLASLt can't.
  *   launch: one block a multiprocessor that takes one tile of 128 rows x 256 columns after the other. Two groups of four
  *   warps make 64 x 256 sums each with wgmma. Of a third group one thread copies rows of x and w into shared memory (the bulk
- *   copy engine), 64 numbers of each a step, in a ring whose stages are full or empty by barriers, and in the middle of a
- *   tile the residual; two more, one for each group, take results away while the next tile's sums are made.
+ *   copy engine), 64 numbers of each a step, in a ring whose stages are full or empty by barriers; two more, one for each
+ *   group, take results away while the next tile's sums are made.
  *   limit: in a multiple of 64, out of 256, 16-byte rows. A sum has one order whatever the number of rows. */
 #include "hopper.cuh"
 
@@ -15,30 +16,23 @@ enum {
 	W_TILE = COLS * HOPPER_ROW,
 	STAGE = X_TILE + W_TILE,
 	GROUPS = 2,		     /* that compute */
-	PIECE = 64 * HOPPER_ROW,     /* 64 x 64 numbers of a group's part of y, or of the residual */
+	PIECE = 64 * HOPPER_ROW,     /* 64 x 64 numbers of a group's part of y */
 	PIECES = COLS / 64,	     /* of a group */
-	BARRIERS = 2 * STAGES + 3 * GROUPS,
+	BARRIERS = 2 * STAGES + 2 * GROUPS,
 	SHARED = 1024 + STAGES * STAGE + GROUPS * PIECES * PIECE + 8 * BARRIERS, /* tiles start at multiples of 1024 */
 	THREADS = 128 * (GROUPS + 1),
 };
 static_assert(SHARED <= 227 * 1024, "more than a block can have");
 
-/* What becomes of the sums. */
-enum ending {
-	HEADS, /* + bias; then the first columns are normalised in heads of 64: q and k */
-	GATED, /* residual + gate * (sums + bias) */
-};
-
+/* y [rows, 3 c] = x w^T + bias, x [rows, depth] */
 struct product {
-	int rows, cols, depth; /* of y [rows, cols], x [rows, depth] */
-	const float *bias;     /* [cols] or NULL */
-	const float *gate;     /* GATED: [cols] */
-	const float *gamma[2]; /* HEADS: [c] each, of columns [0, c) and [c, 2 c) */
-	int c;
+	int rows, cols, depth, c;
+	const float *bias;     /* [3 c] or NULL */
+	const float *gamma[2]; /* [c] each, of columns [0, c) and [c, 2 c) */
 };
 
 struct maps {
-	CUtensorMap x, w, y, residual;
+	CUtensorMap x, w, y;
 };
 
 /* As many rows of 128 bytes as the map's box has. */
@@ -93,9 +87,9 @@ MULTIPLY(__nv_bfloat16, "bf16")
 
 typedef ring_position<STAGES> position;
 
-/* Addresses in shared memory. A group's pieces are free, given to it (with the residual if there is one), done by it. */
+/* Addresses in shared memory. A group's pieces are free, or done by it. */
 struct places {
-	uint32_t ring, pieces, full, empty, free, given, done;
+	uint32_t ring, pieces, full, empty, free, done;
 };
 
 __device__ __forceinline__ struct places places_in(void *shared)
@@ -107,8 +101,7 @@ __device__ __forceinline__ struct places places_in(void *shared)
 	at.full = at.pieces + GROUPS * PIECES * PIECE;
 	at.empty = at.full + 8 * STAGES;
 	at.free = at.empty + 8 * STAGES;
-	at.given = at.free + 8 * GROUPS;
-	at.done = at.given + 8 * GROUPS;
+	at.done = at.free + 8 * GROUPS;
 	return at;
 }
 
@@ -120,31 +113,11 @@ __device__ __forceinline__ int2 tile_at(const struct product &p, int tile)
 	return make_int2(tile / across * ROWS, tile % across * COLS);
 }
 
-/* Once the results of the tile before have left. */
-template <enum ending E>
-static __device__ void give_pieces(const struct places &at, const struct maps &maps, int2 first, int phase)
-{
-	for (int group = 0; group < GROUPS; group++) {
-		uint32_t pieces = at.pieces + group * (PIECES * PIECE), given = at.given + 8 * group;
-		barrier_wait(at.free + 8 * group, phase);
-		if (E == HEADS) {
-			barrier_arrive(given);
-			continue;
-		}
-		barrier_expect(given, PIECES * PIECE);
-		for (int i = 0; i < PIECES; i++)
-			copy_rows(pieces + i * PIECE, &maps.residual, given, first.y + 64 * i, first.x + 64 * group);
-	}
-}
-
-/* The residual comes in the middle of a tile: between tiles everybody wants something. */
-template <enum ending E>
 static __device__ void produce(const struct product &p, const struct places &at, const struct maps &maps, int tiles)
 {
 	position pos = {0, 1};
-	int phase = 1, middle = p.depth / DEPTH / 2 * DEPTH;
 
-	for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, phase ^= 1) {
+	for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
 		int2 first = tile_at(p, tile);
 		for (int k = 0; k < p.depth; k += DEPTH, pos.next()) {
 			uint32_t full = at.full + 8 * pos.stage, to = at.ring + pos.stage * STAGE;
@@ -152,8 +125,6 @@ static __device__ void produce(const struct product &p, const struct places &at,
 			barrier_expect(full, STAGE);
 			copy_rows(to, &maps.x, full, k, first.x);
 			copy_rows(to + X_TILE, &maps.w, full, k, first.y);
-			if (k == middle)
-				give_pieces<E>(at, maps, first, phase);
 		}
 	}
 }
@@ -188,22 +159,9 @@ __device__ __forceinline__ void add_columns(float *v, const float *x)
 	}
 }
 
-/* Times scale[h] in row h of the two. */
-__device__ __forceinline__ void multiply_columns(float *v, const float *x, const float (&scale)[2])
-{
-#pragma unroll
-	for (int i = 0; i < 8; i++) {
-		float2 pair = *(const float2 *)(x + 8 * i);
-		v[4 * i] *= scale[0] * pair.x;
-		v[4 * i + 1] *= scale[0] * pair.y;
-		v[4 * i + 2] *= scale[1] * pair.x;
-		v[4 * i + 3] *= scale[1] * pair.y;
-	}
-}
-
 __device__ __forceinline__ void normalise_head(float *v, const float *gamma)
 {
-	float scale[2] = {};
+	float scale[2] = {}; /* of the two rows */
 
 #pragma unroll
 	for (int i = 0; i < 32; i++)
@@ -214,55 +172,39 @@ __device__ __forceinline__ void normalise_head(float *v, const float *gamma)
 		scale[h] += __shfl_xor_sync(0xffffffffu, scale[h], 2);
 		scale[h] = 8.0f / fmaxf(sqrtf(scale[h]), 1e-12f);
 	}
-	multiply_columns(v, gamma, scale);
+#pragma unroll
+	for (int i = 0; i < 8; i++) {
+		float2 pair = *(const float2 *)(gamma + 8 * i);
+		v[4 * i] *= scale[0] * pair.x;
+		v[4 * i + 1] *= scale[0] * pair.y;
+		v[4 * i + 2] *= scale[1] * pair.x;
+		v[4 * i + 3] *= scale[1] * pair.y;
+	}
 }
 
-template <typename T> __device__ __forceinline__ float2 unpacked(uint32_t x);
-template <> __device__ __forceinline__ float2 unpacked<__half>(uint32_t x)
-{
-	return __half22float2(*(const __half2 *)&x);
-}
-template <> __device__ __forceinline__ float2 unpacked<__nv_bfloat16>(uint32_t x)
-{
-	return __bfloat1622float2(*(const __nv_bfloat162 *)&x);
-}
-
-/* The eight blocks from `column` on, from sums to rows of 128 bytes at `piece`, swizzled; there is the residual before.
- * The compiler may read ahead of the matrices' coming and going: nothing else in memory is theirs. */
-template <typename T, enum ending E>
+/* The eight blocks from `column` on, from sums to rows of 128 bytes at `piece`, swizzled. */
+template <typename T>
 __device__ __forceinline__ void finish_piece(float *v, const struct product &p, int column, uint32_t piece)
 {
 	int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane % 16, first = column + 2 * (lane & 3);
 
 	if (p.bias)
 		add_columns(v, p.bias + first);
-	if (E == GATED)
-		multiply_columns(v, p.gate + first, {1, 1});
-	if (E == HEADS && column < 2 * p.c)
+	if (column < 2 * p.c)
 		normalise_head(v, column < p.c ? p.gamma[0] + first : p.gamma[1] + first - p.c);
 #pragma unroll
 	for (int i = 0; i < 8; i += 2) {
 		uint32_t address = piece + row * HOPPER_ROW + ((i + lane / 16) ^ row % 8) * 16, word[4];
-		if (E == GATED) {
-			asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared::cta.b16 {%0, %1, %2, %3}, [%4];"
-				     : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
-				     : "r"(address));
-#pragma unroll
-			for (int k = 0; k < 4; k++) {
-				float2 old = unpacked<T>(word[k]);
-				v[4 * i + 2 * k] += old.x;
-				v[4 * i + 2 * k + 1] += old.y;
-			}
-		}
 #pragma unroll
 		for (int k = 0; k < 4; k++)
 			word[k] = packed<T>(v[4 * i + 2 * k], v[4 * i + 2 * k + 1]);
+		/* No "memory": loads of the next piece's columns may go before. */
 		asm volatile("stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
 			     "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3]));
 	}
 }
 
-template <typename T, enum ending E>
+template <typename T>
 static __device__ void consume(const struct product &p, const struct places &at, int group, int tiles)
 {
 	position pos = {0, 0};
@@ -295,10 +237,10 @@ static __device__ void consume(const struct product &p, const struct places &at,
 		pin(d);
 		if (is_first_lane)
 			barrier_arrive(before);
-		barrier_wait(at.given + 8 * group, phase);
+		barrier_wait(at.free + 8 * group, phase ^ 1);
 #pragma unroll
 		for (int i = 0; i < PIECES; i++)
-			finish_piece<T, E>(d + 32 * i, p, column + 64 * i, pieces + i * PIECE);
+			finish_piece<T>(d + 32 * i, p, column + 64 * i, pieces + i * PIECE);
 		asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 		__syncwarp();
 		if (is_first_lane)
@@ -306,7 +248,7 @@ static __device__ void consume(const struct product &p, const struct places &at,
 	}
 }
 
-template <typename T, enum ending E>
+template <typename T>
 __global__ void __launch_bounds__(THREADS, 1)
 	product_kernel(const __grid_constant__ struct product p, const __grid_constant__ struct maps maps)
 {
@@ -321,7 +263,6 @@ __global__ void __launch_bounds__(THREADS, 1)
 		}
 		for (int i = 0; i < GROUPS; i++) {
 			barrier_init(at.free + 8 * i, 1);
-			barrier_init(at.given + 8 * i, 1);
 			barrier_init(at.done + 8 * i, 4);
 		}
 		asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -331,12 +272,12 @@ __global__ void __launch_bounds__(THREADS, 1)
 		asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
 		int warp = uniform(threadIdx.x / 32 % 4);
 		if (threadIdx.x % 32 == 0 && warp == 0)
-			produce<E>(p, at, maps, tiles);
+			produce(p, at, maps, tiles);
 		else if (threadIdx.x % 32 == 0 && warp <= GROUPS)
 			take_away(p, at, maps, warp - 1, tiles);
 	} else {
 		asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-		consume<T, E>(p, at, group, tiles);
+		consume<T>(p, at, group, tiles);
 	}
 }
 
@@ -348,39 +289,15 @@ static cudaError_t map_rows(CUtensorMap *map, struct tensor x, int box_rows)
 	return map_encode(map, x.dtype, x.data, 2, sizes, strides, box);
 }
 
-template <typename T, enum ending E>
-static cudaError_t start(const struct launch *l, const struct product &p, const struct maps &maps)
+template <typename T> static cudaError_t start(const struct launch *l, const struct product &p, const struct maps &maps)
 {
-	cudaError_t error =
-		cudaFuncSetAttribute(product_kernel<T, E>, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED);
+	cudaError_t error = cudaFuncSetAttribute(product_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED);
 	int tiles = (p.rows + ROWS - 1) / ROWS * (p.cols / COLS);
 
 	if (error != cudaSuccess)
 		return error;
-	product_kernel<T, E><<<tiles < l->sm_count ? tiles : l->sm_count, THREADS, SHARED, l->stream>>>(p, maps);
+	product_kernel<T><<<tiles < l->sm_count ? tiles : l->sm_count, THREADS, SHARED, l->stream>>>(p, maps);
 	return cudaGetLastError();
-}
-
-template <enum ending E>
-static cudaError_t start_product(const struct launch *l, const struct product &end, struct tensor y, struct tensor x,
-	struct tensor w, struct tensor residual)
-{
-	struct product p = end;
-	struct maps maps = {};
-	cudaError_t error = map_rows(&maps.x, x, ROWS);
-
-	if (error == cudaSuccess)
-		error = map_rows(&maps.w, w, COLS);
-	if (error == cudaSuccess)
-		error = map_rows(&maps.y, y, 64);
-	if (error == cudaSuccess && E == GATED)
-		error = map_rows(&maps.residual, residual, 64);
-	if (error != cudaSuccess)
-		return error;
-	p.rows = (int)y.rows;
-	p.cols = (int)y.cols;
-	p.depth = (int)x.cols;
-	return y.dtype == DTYPE_F16 ? start<__half, E>(l, p, maps) : start<__nv_bfloat16, E>(l, p, maps);
 }
 
 static bool is_aligned(struct tensor x)
@@ -393,50 +310,30 @@ static bool is_aligned(const float *x)
 	return (uintptr_t)x % 8 == 0;
 }
 
-/* Tiles are large: where few of them are left for the last round most of the chip would wait. */
-static bool fits(
-	const struct launch *l, struct tensor y, struct tensor x, struct tensor w, struct tensor residual, int least_percent)
+bool launch_linear_qkv_fits(const struct launch *l, struct tensor y, struct tensor x, struct tensor w, int heads,
+	const float *bias, const float *q_gamma, const float *k_gamma)
 {
 	int64_t tiles = (y.rows + ROWS - 1) / ROWS * (y.cols / COLS), rounds = (tiles + l->sm_count - 1) / l->sm_count;
 
 	return l->capability == 90 && !l->force_mma && w.dtype != DTYPE_F32 && y.dtype == w.dtype &&
-	       x.dtype == w.dtype && is_aligned(y) && is_aligned(x) && is_aligned(w) &&
-	       (!residual.data || (residual.dtype == w.dtype && is_aligned(residual))) && x.cols % DEPTH == 0 &&
-	       y.cols % COLS == 0 && y.rows <= INT32_MAX - ROWS && 100 * tiles >= least_percent * rounds * l->sm_count;
+	       x.dtype == w.dtype && is_aligned(y) && is_aligned(x) && is_aligned(w) && is_aligned(bias) &&
+	       is_aligned(q_gamma) && is_aligned(k_gamma) && x.cols % DEPTH == 0 && y.cols % COLS == 0 &&
+	       y.cols == 3 * 64ll * heads && y.rows <= INT32_MAX - ROWS &&
+	       100 * tiles >= 55 * rounds * l->sm_count; /* tiles are large: the last round must not leave most idle */
 }
 
-bool launch_product_gated_fits(
-	const struct launch *l, struct tensor y, struct tensor x, struct tensor w, const struct fused *f)
-{
-	return f->gate && f->residual.data && f->act == ACT_NONE && !f->row && is_aligned(f->bias) &&
-	       is_aligned(f->gate) && fits(l, y, x, w, f->residual, 75);
-}
-
-cudaError_t launch_product_gated(
-	const struct launch *l, struct tensor y, struct tensor x, struct tensor w, const struct fused *f)
-{
-	struct product p = {};
-
-	p.bias = f->bias;
-	p.gate = f->gate;
-	return start_product<GATED>(l, p, y, x, w, f->residual);
-}
-
-bool launch_product_heads_fits(const struct launch *l, struct tensor y, struct tensor x, struct tensor w, int heads,
+cudaError_t launch_linear_qkv(const struct launch *l, struct tensor y, struct tensor x, struct tensor w,
 	const float *bias, const float *q_gamma, const float *k_gamma)
 {
-	return y.cols == 3 * 64ll * heads && is_aligned(bias) && is_aligned(q_gamma) && is_aligned(k_gamma) &&
-	       fits(l, y, x, w, TENSOR_NONE, 55); /* what it saves is worth some waiting */
-}
+	struct product p = {(int)y.rows, (int)y.cols, (int)x.cols, (int)y.cols / 3, bias, {q_gamma, k_gamma}};
+	struct maps maps;
+	cudaError_t error = map_rows(&maps.x, x, ROWS);
 
-cudaError_t launch_product_heads(const struct launch *l, struct tensor y, struct tensor x, struct tensor w,
-	const float *bias, const float *q_gamma, const float *k_gamma)
-{
-	struct product p = {};
-
-	p.bias = bias;
-	p.gamma[0] = q_gamma;
-	p.gamma[1] = k_gamma;
-	p.c = (int)y.cols / 3;
-	return start_product<HEADS>(l, p, y, x, w, TENSOR_NONE);
+	if (error == cudaSuccess)
+		error = map_rows(&maps.w, w, COLS);
+	if (error == cudaSuccess)
+		error = map_rows(&maps.y, y, 64);
+	if (error != cudaSuccess)
+		return error;
+	return y.dtype == DTYPE_F16 ? start<__half>(l, p, maps) : start<__nv_bfloat16>(l, p, maps);
 }
