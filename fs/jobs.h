@@ -68,6 +68,10 @@ struct input *jobs_input(struct jobs *jobs, uint64_t id);
 /* Take it out of every table and free it. NULL is fine. */
 void jobs_forget(struct jobs *jobs, struct input *input);
 
+/* Whether the outcome of this submission is still wanted: the input was neither deleted nor written or submitted again. NULL is
+ * fine. */
+bool jobs_wants(const struct input *input, uint64_t seq);
+
 /* Change the state, and with it the list that the input is in. */
 void jobs_set_state(struct jobs *jobs, struct input *input, enum input_state state, bool unpublished);
 /* A new submission: the next place in the order. */

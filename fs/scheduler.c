@@ -212,7 +212,7 @@ static void update(struct scheduler *s, uint64_t id, uint64_t seq, enum input_st
 	struct fs *fs = s->fs;
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, id);
-	if (input && input->seq == seq && (input->state == INPUT_RUNNING || input->unpublished)) {
+	if (jobs_wants(input, seq)) {
 		input->deaths += death;
 		input->storage_tries += storage;
 		jobs_set_state(&fs->jobs, input, state, false);
@@ -271,7 +271,7 @@ static void handle_device(
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, id);
 	const struct tree_node *node = tree_find(&fs->tree, id);
-	if (input && input->seq == seq && node && tree_path(node, path, sizeof path)) {
+	if (jobs_wants(input, seq) && node && tree_path(node, path, sizeof path)) {
 		again = workers_note_failure(&s->workers, slot, input);
 		failures = input->device_failures;
 		snprintf(text, sizeof text, "%s failed and the job is done again%s: %s", worker_slot_name(slot, device),
@@ -291,7 +291,9 @@ static void handle_device(
 static void handle_done(struct scheduler *s, struct worker_task *task, uint64_t id, uint64_t seq)
 {
 	int error = outcome_publish(s->fs, s->publisher, id, seq, &task->files, task->result.sizes);
-	if (error && error != ECANCELED) {
+	if (error == ECANCELED)
+		return;
+	if (error) {
 		handle_storage(s, id, seq, strerror(error));
 		return;
 	}
