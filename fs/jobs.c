@@ -169,6 +169,7 @@ void jobs_enqueue(struct jobs *jobs, struct input *input)
 {
 	leave_list(input);
 	input->seq = jobs->next_seq++;
+	input->early = false;
 	input->deaths = 0;
 	input->storage_tries = input->device_failures = 0;
 	input->failed_devices = 0;

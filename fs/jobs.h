@@ -27,6 +27,8 @@ struct input {
 	uint8_t storage_tries;		    /* how often the state disk was full; not persisted */
 	uint8_t device_failures;	    /* how often a device failed that had it, and */
 	uint32_t failed_devices;	    /* which: a set of workers.c; not persisted */
+	bool early;	  /* submitted before its picture has settled: what comes of it is held until then */
+	bool restless;	  /* an early job was withdrawn: no other one until the picture has settled */
 	bool unpublished; /* done through results that exist, or failed, before it ran: the scheduler has to publish
 			     that */
 	char *stem;	  /* "d/a": its results are out/d/a.*; NULL: none yet */
