@@ -8,7 +8,6 @@
 #include "ingest.h"
 #include "names.h"
 #include "record.h"
-#include "scheduler.h"
 #include "sync.h"
 
 #include <errno.h>
@@ -23,8 +22,7 @@ static uint32_t without_set_id(uint32_t mode)
 	return mode & ~(S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
 }
 
-/* The content is no longer what a job was made of: a queued job is withdrawn, a running one cancelled. handle: through which
- * it changed, or NULL. */
+/* The content is no longer what a job was made of. handle: through which it changed, or NULL. */
 static void mark_dirty(struct fs *fs, struct tree_node *node, const struct handle *handle)
 {
 	node->version++;
@@ -32,17 +30,8 @@ static void mark_dirty(struct fs *fs, struct tree_node *node, const struct handl
 	node->flush_seen = handle && handle->flushed;
 	node->write_ns = fs_monotonic_ns();
 	node->mtime_ns = node->ctime_ns = fs_now_ns();
-	if (node->dirty)
-		return;
 	node->dirty = true;
-	struct input *input = jobs_find(&fs->jobs, node->id);
-	if (!input || (input->state != INPUT_QUEUED && input->state != INPUT_RUNNING && !input->unpublished))
-		return;
-	if (input->state == INPUT_RUNNING)
-		scheduler_cancel(fs, node->id);
-	jobs_set_state(&fs->jobs, input, INPUT_IDLE, false);
-	record_input(fs_change(fs), input);
-	fs_commit(fs, true); /* if this fails, the stamp tells at the next start */
+	ingest_withdraw(fs, node);
 }
 
 static void set_size(struct fs *fs, struct tree_node *node, int64_t size)
@@ -103,6 +92,8 @@ int files_open_node(struct fs *fs, struct tree_node *node, int flags, struct han
 		free(handle);
 		return error;
 	}
+	if (writer && node->dirty)
+		ingest_withdraw(fs, node); /* an early job: the picture does not settle as it was */
 	*handle = (struct handle){.node = node, .fd = node->fd, .writer = writer, .wrote = flags & O_TRUNC};
 	node->n_open++;
 	node->n_writers += writer;

@@ -34,7 +34,8 @@ struct ingest {
 	pthread_cond_t wake; /* with fs->lock */
 	struct entry *heap;  /* fs->lock, as all below */
 	size_t n, cap;
-	long waiting; /* nodes with due_ns set */
+	long waiting;	       /* nodes with due_ns set */
+	int64_t early_from_ns; /* by then all have settled that could not start early: nobody overtakes them */
 	bool stop;
 };
 
@@ -112,10 +113,28 @@ static bool is_busy(const struct tree_node *node)
 	return node->n_writers > 0 && (node->flush_seen || !node->synced);
 }
 
+/* Before it has settled, since a worker has nothing else to do. */
+static bool may_start_early(struct fs *fs, const struct tree_node *node)
+{
+	const struct input *input = jobs_find(&fs->jobs, node->id);
+	return node->flush_seen && node->n_writers == 0 && !(input && input->restless) &&
+	       fs_monotonic_ns() >= fs->ingest->early_from_ns && scheduler_is_idle(fs);
+}
+
+/* When to look at a file whose last writer has gone. */
+static int64_t look_at(struct fs *fs, const struct tree_node *node)
+{
+	if (may_start_early(fs, node))
+		return node->release_ns;
+	if (node->flush_seen && fs->ingest->early_from_ns < settled_at(node))
+		fs->ingest->early_from_ns = settled_at(node);
+	return settled_at(node);
+}
+
 void ingest_released(struct fs *fs, struct tree_node *node)
 {
 	if (fs->ingest && node->size > 0 && sniff_name(node->name) != SNIFF_NAME_JUNK)
-		schedule(fs, node, settled_at(node));
+		schedule(fs, node, look_at(fs, node));
 }
 
 void ingest_renamed(struct fs *fs, struct tree_node *node)
@@ -144,6 +163,20 @@ void ingest_submit(struct fs *fs, struct tree_node *node)
 	schedule(fs, node, node->release_ns);
 }
 
+void ingest_withdraw(struct fs *fs, struct tree_node *node)
+{
+	struct input *input = jobs_find(&fs->jobs, node->id);
+	if (!input || (input->state != INPUT_QUEUED && input->state != INPUT_RUNNING && !input->unpublished))
+		return;
+	if (input->state == INPUT_RUNNING)
+		scheduler_cancel(fs, node->id);
+	input->restless |= input->early;
+	input->early = false;
+	jobs_set_state(&fs->jobs, input, INPUT_IDLE, false);
+	record_input(fs_change(fs), input);
+	fs_commit(fs, true); /* if this fails, the stamp tells at the next start */
+}
+
 long ingest_waiting(const struct fs *fs)
 {
 	return fs->ingest ? fs->ingest->waiting : 0;
@@ -153,6 +186,7 @@ long ingest_waiting(const struct fs *fs)
 struct look {
 	uint64_t id;
 	uint32_t version;
+	bool early; /* it has not settled */
 	int fd;
 	char name[TREE_NAME_MAX + 1];
 	struct job_options options;
@@ -215,27 +249,31 @@ static bool results_exist(const struct fs *fs, const struct look *look)
 	return true;
 }
 
-/* The end of settling: the input becomes a job, or is done or failed without one. The scheduler publishes. */
+/* The end of settling: the input becomes a job, or is done or failed without one. The scheduler publishes. An early job of the
+ * same picture and options is that job. An early look gives it a stamp that no content has: after a crash it settles afresh. */
 static void submit(struct fs *fs, struct tree_node *node, const struct look *look)
 {
 	struct input *input = jobs_input(&fs->jobs, node->id);
 	if (!input)
 		return;
-	if (input->state == INPUT_RUNNING)
-		scheduler_cancel(fs, node->id);
-	input->uid = node->uid;
-	input->options = look->options;
-	input->stamp_size = look->stamp_size;
-	input->stamp_mtime_ns = look->stamp_mtime_ns;
-	memcpy(input->key, look->key, sizeof input->key);
-	jobs_enqueue(&fs->jobs, input);
-	if (look->verdict != SNIFF_WHOLE) {
-		jobs_set_error(input, look->error.text);
-		jobs_set_state(&fs->jobs, input, INPUT_FAILED, true);
-	} else if (results_exist(fs, look)) {
-		jobs_set_state(&fs->jobs, input, INPUT_DONE, true);
+	if (!input->early || memcmp(input->key, look->key, sizeof input->key) != 0) {
+		if (input->state == INPUT_RUNNING)
+			scheduler_cancel(fs, node->id);
+		input->uid = node->uid;
+		input->options = look->options;
+		memcpy(input->key, look->key, sizeof input->key);
+		jobs_enqueue(&fs->jobs, input);
+		if (look->verdict != SNIFF_WHOLE) {
+			jobs_set_error(input, look->error.text);
+			jobs_set_state(&fs->jobs, input, INPUT_FAILED, true);
+		} else if (results_exist(fs, look)) {
+			jobs_set_state(&fs->jobs, input, INPUT_DONE, true);
+		}
 	}
-	node->dirty = false;
+	input->early = node->dirty = look->early;
+	input->restless = false;
+	input->stamp_size = look->early ? -1 : look->stamp_size;
+	input->stamp_mtime_ns = look->stamp_mtime_ns;
 	record_input(fs_change(fs), input);
 	fs_commit(fs, true); /* failing that, it is dirty at the next start, and submitted again */
 	scheduler_wake(fs);
@@ -254,6 +292,15 @@ static void decide(struct fs *fs, struct look *look)
 		schedule(fs, node, settled_at(node));
 		return;
 	}
+	if (look->early) {
+		schedule(fs, node, settled_at(node));
+		if (look->verdict == SNIFF_WHOLE && !results_exist(fs, look) && may_start_early(fs, node))
+			submit(fs, node, look);
+		return;
+	}
+	const struct input *input = jobs_find(&fs->jobs, node->id);
+	if (input && input->early && look->verdict != SNIFF_WHOLE)
+		ingest_withdraw(fs, node); /* renamed */
 	bool unsupported = sniff_name(node->name) == SNIFF_NAME_UNSUPPORTED;
 	switch (look->verdict) {
 	case SNIFF_IGNORED:
@@ -272,7 +319,7 @@ static void decide(struct fs *fs, struct look *look)
 	submit(fs, node, look);
 }
 
-/* The next file that is due and settled, opened for a look. */
+/* The next file that is due, and settled or to be looked at early, opened for a look. */
 static bool take(struct fs *fs, struct look *look)
 {
 	struct entry entry = pop(fs->ingest);
@@ -283,13 +330,17 @@ static bool take(struct fs *fs, struct look *look)
 		unschedule(fs, node);
 		return false;
 	}
-	if (settled_at(node) > fs_monotonic_ns()) {
+	int64_t now = fs_monotonic_ns(), at = look_at(fs, node);
+	if (at > now) {
 		unschedule(fs, node);
-		schedule(fs, node, settled_at(node));
+		schedule(fs, node, at);
 		return false;
 	}
 	node->due_ns = LOOKING;
-	*look = (struct look){.id = node->id, .version = node->version, .options = xattrs_effective_options(fs, node)};
+	*look = (struct look){.id = node->id,
+		.version = node->version,
+		.early = settled_at(node) > now,
+		.options = xattrs_effective_options(fs, node)};
 	memcpy(look->name, node->name, strlen(node->name) + 1);
 	return true;
 }

@@ -148,6 +148,11 @@ void jobs_forget(struct jobs *jobs, struct input *input)
 	free_input(input);
 }
 
+bool jobs_wants(const struct input *input, uint64_t seq)
+{
+	return input && input->seq == seq && (input->state == INPUT_RUNNING || input->unpublished);
+}
+
 void jobs_set_state(struct jobs *jobs, struct input *input, enum input_state state, bool unpublished)
 {
 	struct input_list *list = state == INPUT_QUEUED ? &jobs->queue : unpublished ? &jobs->outcomes : NULL;
@@ -164,6 +169,7 @@ void jobs_enqueue(struct jobs *jobs, struct input *input)
 {
 	leave_list(input);
 	input->seq = jobs->next_seq++;
+	input->early = false;
 	input->deaths = 0;
 	input->storage_tries = input->device_failures = 0;
 	input->failed_devices = 0;

@@ -27,6 +27,8 @@ struct input {
 	uint8_t storage_tries;		    /* how often the state disk was full; not persisted */
 	uint8_t device_failures;	    /* how often a device failed that had it, and */
 	uint32_t failed_devices;	    /* which: a set of workers.c; not persisted */
+	bool early;	  /* submitted before its picture has settled: what comes of it is held until then */
+	bool restless;	  /* an early job was withdrawn: no other one until the picture has settled */
 	bool unpublished; /* done through results that exist, or failed, before it ran: the scheduler has to publish
 			     that */
 	char *stem;	  /* "d/a": its results are out/d/a.*; NULL: none yet */
@@ -67,6 +69,10 @@ struct input *jobs_find(const struct jobs *jobs, uint64_t id);
 struct input *jobs_input(struct jobs *jobs, uint64_t id);
 /* Take it out of every table and free it. NULL is fine. */
 void jobs_forget(struct jobs *jobs, struct input *input);
+
+/* Whether the outcome of this submission is still wanted: the input was neither deleted nor written or submitted again. NULL is
+ * fine. */
+bool jobs_wants(const struct input *input, uint64_t seq);
 
 /* Change the state, and with it the list that the input is in. */
 void jobs_set_state(struct jobs *jobs, struct input *input, enum input_state state, bool unpublished);

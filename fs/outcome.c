@@ -61,7 +61,7 @@ static int find_target(struct fs *fs, uint64_t input_id, uint64_t seq, struct ta
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, input_id);
 	const struct tree_node *node = tree_find(&fs->tree, input_id);
-	if (input && node && node->parent && input->seq == seq && (input->state == INPUT_RUNNING || input->unpublished))
+	if (node && node->parent && jobs_wants(input, seq))
 		error = !tree_path(node, path, sizeof path)		     ? ENAMETOOLONG
 			: jobs_claim_stem(&fs->jobs, &fs->tree, input, path) ? 0
 									     : ENAMETOOLONG;
@@ -193,7 +193,7 @@ static void fail_without_file(struct fs *fs, uint64_t input_id, uint64_t seq)
 {
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, input_id);
-	if (input && input->seq == seq && (input->state == INPUT_RUNNING || input->unpublished)) {
+	if (jobs_wants(input, seq)) {
 		jobs_set_state(&fs->jobs, input, INPUT_FAILED, false);
 		fs->jobs.n_failed++;
 		record_input(fs_change(fs), input);
@@ -226,7 +226,7 @@ void outcome_fail(struct fs *fs, struct publisher *publisher, uint64_t input_id,
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, input_id);
 	const struct tree_node *node = tree_find(&fs->tree, input_id);
-	bool wanted = input && input->seq == seq && node && tree_path(node, name, sizeof name);
+	bool wanted = jobs_wants(input, seq) && node && tree_path(node, name, sizeof name);
 	if (wanted) {
 		char copy[1024]; /* text may be the input's own */
 		snprintf(copy, sizeof copy, "%s", text);

@@ -46,7 +46,7 @@ struct tree_node *publish_waiting(struct fs *fs, const struct caller *caller, co
 static struct input *wanted_input(struct fs *fs, const struct publication *p)
 {
 	struct input *input = jobs_find(&fs->jobs, p->source);
-	return input && input->seq == p->seq && (input->state == INPUT_RUNNING || input->unpublished) ? input : NULL;
+	return jobs_wants(input, p->seq) ? input : NULL;
 }
 
 int publish_bind(struct fs *fs, struct tree_node *parent, const char *name, uint64_t *removed)

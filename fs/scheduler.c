@@ -74,6 +74,21 @@ void scheduler_cancel(struct fs *fs, uint64_t input_id)
 	scheduler_wake(fs);
 }
 
+bool scheduler_is_idle(struct fs *fs)
+{
+	struct scheduler *s = fs->scheduler;
+	bool idle = false;
+	if (!s || fs->jobs.queue.n > 0)
+		return false;
+	pthread_mutex_lock(&s->lock);
+	for (int i = 0; i < s->report.n_workers; i++) {
+		const struct scheduler_worker *w = &s->report.workers[i];
+		idle |= !w->stands_by && w->worker.state == WORKER_READY && !w->jobs[0].input;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return idle;
+}
+
 void scheduler_report(struct fs *fs, struct scheduler_report *report)
 {
 	struct scheduler *s = fs->scheduler;
@@ -212,7 +227,7 @@ static void update(struct scheduler *s, uint64_t id, uint64_t seq, enum input_st
 	struct fs *fs = s->fs;
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, id);
-	if (input && input->seq == seq && (input->state == INPUT_RUNNING || input->unpublished)) {
+	if (jobs_wants(input, seq)) {
 		input->deaths += death;
 		input->storage_tries += storage;
 		jobs_set_state(&fs->jobs, input, state, false);
@@ -271,7 +286,7 @@ static void handle_device(
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, id);
 	const struct tree_node *node = tree_find(&fs->tree, id);
-	if (input && input->seq == seq && node && tree_path(node, path, sizeof path)) {
+	if (jobs_wants(input, seq) && node && tree_path(node, path, sizeof path)) {
 		again = workers_note_failure(&s->workers, slot, input);
 		failures = input->device_failures;
 		snprintf(text, sizeof text, "%s failed and the job is done again%s: %s", worker_slot_name(slot, device),
@@ -291,7 +306,9 @@ static void handle_device(
 static void handle_done(struct scheduler *s, struct worker_task *task, uint64_t id, uint64_t seq)
 {
 	int error = outcome_publish(s->fs, s->publisher, id, seq, &task->files, task->result.sizes);
-	if (error && error != ECANCELED) {
+	if (error == ECANCELED)
+		return;
+	if (error) {
 		handle_storage(s, id, seq, strerror(error));
 		return;
 	}
@@ -324,13 +341,28 @@ static void handle_outcome(struct worker_slot *slot, struct worker_task *task)
 		update(s, id, seq, INPUT_QUEUED, false, false);
 }
 
+/* Its picture has not settled yet. Ingest confirms it or withdraws it, and wakes us. */
+static bool is_early(struct scheduler *s, const struct worker_task *task)
+{
+	pthread_mutex_lock(&s->fs->lock);
+	const struct input *input = jobs_find(&s->fs->jobs, task->input);
+	bool early = input && input->seq == task->seq && input->early;
+	pthread_mutex_unlock(&s->fs->lock);
+	return early;
+}
+
+static bool is_due(struct scheduler *s, const struct worker_task *task)
+{
+	return task->finished && !is_early(s, task);
+}
+
 static void handle_outcomes(struct scheduler *s)
 {
 	for (int i = 0; i < s->workers.n; i++) {
 		struct worker_slot *slot = &s->workers.slots[i];
-		if (slot->finishing.finished)
+		if (is_due(s, &slot->finishing))
 			handle_outcome(slot, &slot->finishing);
-		if (slot->running.finished)
+		if (is_due(s, &slot->running))
 			handle_outcome(slot, &slot->running);
 	}
 }
@@ -366,6 +398,7 @@ static bool take_next(struct worker_slot *slot, struct message_job *job, uint64_
 		MESSAGE_STRING(job->name, tree_path(node, path, sizeof path) ? path : node->name);
 		*seq = input->seq;
 		*suspect = is_suspect(input);
+		set_task(slot, &slot->running, input->id, input->seq); /* under the lock: a cancel has to find it */
 		jobs_set_state(&fs->jobs, input, INPUT_RUNNING, false);
 		record_input(fs_change(fs), input);
 		fs_commit(fs, true);
@@ -384,7 +417,6 @@ static void start_job(struct worker_slot *slot)
 	int fds[PROTOCOL_MAX_FDS], n = 0;
 	if (!take_next(slot, &job, &seq, &task->alone))
 		return;
-	set_task(slot, task, job.id, seq);
 	int error = outcome_make_files(s->fs, job.options.outputs, &task->files);
 	if (error) {
 		set_task(slot, task, 0, 0);
@@ -499,7 +531,8 @@ static void turn(struct scheduler *s)
 	bool waits = now >= s->paused_until_ns && work_waits(s);
 	for (int i = 0; waits && i < s->workers.n; i++) {
 		struct worker_slot *slot = &s->workers.slots[i];
-		if (!slot->running.input && worker_link_report(slot->link)->state == WORKER_READY)
+		if (!slot->running.input && worker_link_report(slot->link)->state == WORKER_READY &&
+			!is_early(s, &slot->finishing)) /* its place is wanted when this one leaves the device */
 			start_job(slot);
 	}
 	tell_status(s, fs_monotonic_ns());
@@ -514,7 +547,7 @@ static void wait_for_events(struct scheduler *s)
 	int n = s->workers.n;
 	for (int i = 0; i < n; i++) {
 		fds[2 + i] = (struct pollfd){.fd = worker_link_fd(s->workers.slots[i].link), .events = POLLIN};
-		more |= s->workers.slots[i].running.finished || s->workers.slots[i].finishing.finished;
+		more |= is_due(s, &s->workers.slots[i].running) || is_due(s, &s->workers.slots[i].finishing);
 	}
 	if (poll(fds, (nfds_t)(2 + n), more ? 0 : next_timeout(s, fs_monotonic_ns())) < 0)
 		return;

@@ -15,9 +15,11 @@ bool scheduler_start(
 /* Cancel what runs, end worker and helper: at most about 2 s. Before the mount goes or after. */
 void scheduler_stop(struct fs *fs);
 
-/* Both may be called with fs->lock held, and do nothing when no scheduler runs. */
+/* These may be called with fs->lock held, and do nothing when no scheduler runs. */
 void scheduler_wake(struct fs *fs);
 void scheduler_cancel(struct fs *fs, uint64_t input_id);
+/* Nothing waits and a worker has nothing on its device: a job would start at once. Needs fs->lock. */
+bool scheduler_is_idle(struct fs *fs);
 
 /* A job of a worker. */
 struct scheduler_job {

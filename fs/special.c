@@ -14,7 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SNAPSHOT_MS = 1000, NAME_ROOM = PATH_MAX + 8, CONFIG_WRITE_MAX = 65536 };
+/* How old a snapshot may be that is opened, so that a storm of readers costs little; and that a stat tells the size of while it
+ * is held open: the kernel does not say through which handle a reader asks for the size of what he reads. */
+enum { OPENED_MS = 50, HELD_MS = 1000 };
+enum { NAME_ROOM = PATH_MAX + 8, CONFIG_WRITE_MAX = 65536 };
 
 static const char README[] =
 	"This folder makes 3D models out of pictures.\n"
@@ -169,11 +172,19 @@ static void make_snapshots(struct fs *fs)
 	special->made_ns = fs_monotonic_ns();
 }
 
-static void refresh(struct fs *fs)
+static void refresh(struct fs *fs, int max_age_ms)
 {
 	struct special_files *special = fs->special;
-	if (!special->made_ns || fs_monotonic_ns() - special->made_ns >= SNAPSHOT_MS * INT64_C(1000000))
+	if (!special->made_ns || fs_monotonic_ns() - special->made_ns >= max_age_ms * INT64_C(1000000))
 		make_snapshots(fs);
+}
+
+static bool is_held(const struct special_files *special)
+{
+	for (int i = 0; i < 2; i++)
+		if (special->current[i] && special->current[i]->refs > 1)
+			return true;
+	return false;
 }
 
 static size_t render_config(struct fs *fs, char *text)
@@ -231,7 +242,7 @@ int special_open(struct fs *fs, uint64_t id, int flags, struct special **out)
 	file->writer = writer;
 	pthread_mutex_lock(&fs->lock);
 	if (id == TREE_STATUS || id == TREE_STATUS_JSON) {
-		refresh(fs);
+		refresh(fs, OPENED_MS);
 		file->snapshot = fs->special->current[id - TREE_STATUS];
 		if (file->snapshot)
 			file->snapshot->refs++;
@@ -362,7 +373,7 @@ int special_getattr(struct fs *fs, uint64_t id, const struct special *file, stru
 {
 	pthread_mutex_lock(&fs->lock);
 	if (id == TREE_STATUS || id == TREE_STATUS_JSON)
-		refresh(fs);
+		refresh(fs, is_held(fs->special) ? HELD_MS : OPENED_MS);
 	const struct tree_node *node = tree_find(&fs->tree, id);
 	names_fill_stat(node, st);
 	if (file)

@@ -1,8 +1,9 @@
 /* special.h - the files in the mount's top folder: status, status.json, config, README.
  *
- * status and status.json: a snapshot an open handle, made at most once a second; st_size is that of the snapshot, to
- * the byte. config: the text is gathered in the handle and takes effect as a whole at FLUSH, or is refused with EINVAL, at
- * the write that completes a bad line if it is written in order, and a line in status. No FUSE types; functions return 0 or an errno and take fs->lock themselves. */
+ * status and status.json: a snapshot an open handle, at most 50 ms old when it is opened; st_size is that of the snapshot, to
+ * the byte. Who watches is woken at once, and at most once a second. config: the text is gathered in the handle and takes effect
+ * as a whole at FLUSH, or is refused with EINVAL, at the write that completes a bad line if it is written in order, and a line in
+ * status. No FUSE types; functions return 0 or an errno and take fs->lock themselves. */
 #ifndef SPECIAL_H
 #define SPECIAL_H
 

@@ -9,6 +9,7 @@
  *   watch-file FILE         the same for one file
  *   watch-times FOLDER      the same as watch, with the seconds since 1970 at the end of each line
  *   poll FILE MS            wait for POLLPRI on a file: exit status 0 if it comes
+ *   empty FILE              truncate(2), by name and without opening it
  *   excl FILE               open(O_CREAT|O_EXCL), print the errno's name
  *   handle FILE             print the file's handle, as an NFS server would give it out
  *   by-handle MOUNT HANDLE  print the bytes of the file with that handle, or the errno's name
@@ -305,6 +306,8 @@ int main(int argc, char **argv)
 		return power_off(path);
 	if (strcmp(what, "stat") == 0)
 		return measure_stat(path, atof(third));
+	if (strcmp(what, "empty") == 0)
+		return truncate(path, 0) == 0 ? 0 : fail(path);
 	if (strcmp(what, "excl") == 0) {
 		int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0644);
 		puts(fd >= 0 ? "OK" : strerrorname_np(errno));

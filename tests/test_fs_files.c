@@ -1,4 +1,5 @@
-/* test_fs_files.c - files below FUSE, in a state directory of its own: what becomes of one that is gone. */
+/* test_fs_files.c - files below FUSE, in a state directory of its own: what becomes of one that is gone, and of the job of one that is
+ * written again. */
 #include "files.h"
 #include "fs.h"
 #include "names.h"
@@ -51,4 +52,40 @@ Test(files, one_that_is_gone_takes_no_bytes)
 	cr_assert_lt(state_content_open(&fs.state, st.st_ino, O_RDONLY), 0, "its content is still there");
 	names_forget(&fs, st.st_ino, 1);
 	cr_assert_eq(files_setattr(&fs, st.st_ino, NULL, FILES_MODE, &change), ESTALE);
+}
+
+static uint64_t start_early(uint64_t id)
+{
+	struct input *input = jobs_input(&fs.jobs, id);
+	jobs_enqueue(&fs.jobs, input);
+	jobs_set_state(&fs.jobs, input, INPUT_RUNNING, false);
+	input->early = true;
+	return input->seq;
+}
+
+/* The picture is dirty until it has settled, and a job of it runs already. */
+Test(files, an_early_job_is_withdrawn_by_a_writer)
+{
+	struct stat st, change = {.st_size = 0};
+	struct handle *handle;
+	cr_assert_eq(names_create(&fs, &caller, TREE_IN, "a", 0644, O_RDWR, &st, &handle), 0);
+	cr_assert_eq(files_write(&fs, handle, "12345", 5, 0), 5);
+	const struct input *input = jobs_input(&fs.jobs, st.st_ino);
+	uint64_t seq = start_early(st.st_ino);
+	cr_assert_eq(files_write(&fs, handle, "1", 1, 5), 1);
+	cr_assert(!jobs_wants(input, seq) && input->state == INPUT_IDLE && input->restless);
+	files_release(&fs, handle);
+
+	seq = start_early(st.st_ino);
+	cr_assert_eq(files_open(&fs, st.st_ino, O_RDONLY, &handle), 0);
+	files_release(&fs, handle);
+	cr_assert(jobs_wants(input, seq), "a reader changes nothing");
+	cr_assert_eq(files_open(&fs, st.st_ino, O_WRONLY, &handle), 0);
+	files_release(&fs, handle);
+	cr_assert(!jobs_wants(input, seq));
+
+	seq = start_early(st.st_ino);
+	cr_assert_eq(files_setattr(&fs, st.st_ino, NULL, FILES_SIZE, &change), 0);
+	cr_assert(!jobs_wants(input, seq));
+	names_forget(&fs, st.st_ino, 1);
 }

@@ -82,7 +82,7 @@ settle() {
 		sleep 0.1
 		local now
 		now=$(jq -r '"\(.settling) \(.queued) \(.running | length)"' "$mnt/status.json")
-		# status is at most a second old: look twice, a second apart
+		# what is being published is none of these: look twice, a second apart
 		if [ "$now" = "0 0 0" ]; then
 			sleep 1.1
 			[ "$(jq -r '"\(.settling) \(.queued) \(.running | length)"' "$mnt/status.json")" = "0 0 0" ] && return

@@ -37,7 +37,6 @@ error_is noise 'not|png|jpeg'
 error_is huge 'pixel|large|crc|broken'
 [ "$(getfattr --only-values -n user.trellis.state "$in/cut.png" 2>/dev/null)" = failed ] || fail "state of cut.png is not failed"
 getfattr --only-values -n user.trellis.error "$in/cut.png" 2>/dev/null | grep -q truncated || fail "user.trellis.error of cut.png"
-sleep 1.2
 grep -q 'in/cut.png' "$mnt/status" || fail "status does not name cut.png"
 [ "$(count "$dir/events" '^CLOSE_WRITE .*error.txt$')" = 6 ] || fail "not 6 error events: $(cat "$dir/events")"
 
@@ -87,7 +86,7 @@ touch "$in/${long}aaaa" 2>/dev/null || fail "a name of 255 bytes was refused"
 touch "$in/${long}aaaaa" 2>/dev/null && fail "a name of 256 bytes was accepted"
 
 # A deleted picture's job is cancelled, its mesh stays; a deleted mesh stays away.
-echo "slow=500" >"$dir/switches" # status, by which running is seen, may be a second old
+echo "slow=500" >"$dir/switches"
 "$tool" png "$src/c1.png" 50 3000; "$tool" png "$src/c2.png" 51 3000
 cp "$src/c1.png" "$src/c2.png" "$in/"
 for _ in $(seq 50); do [ "$(field '.running | length')" = 1 ] && break; sleep 0.1; done
