@@ -5,6 +5,7 @@
 #ifndef TRELLIS_TEST_RANDOM_CHECKPOINT_H
 #define TRELLIS_TEST_RANDOM_CHECKPOINT_H
 
+#include "half.h"
 #include "cli/large.h"
 #include "model_tensors.h"
 
@@ -55,15 +56,6 @@ static float random_number(uint64_t i)
 	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
 	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
 	return (float)(int32_t)(z >> 32) * (1.7320508f / 2147483648.0f);
-}
-
-/* x as a half, cut rather than rounded; what would be subnormal is zero. */
-static uint16_t cut_to_half(float x)
-{
-	uint32_t bits, size;
-	memcpy(&bits, &x, sizeof bits);
-	size = bits & 0x7fffffff;
-	return (uint16_t)((bits >> 16 & 0x8000) | (size < 0x38800000 ? 0 : (size - 0x38000000) >> 13));
 }
 
 static void add_tensor(void *user, const char *name, int ndim, const int64_t *dim, bool required)

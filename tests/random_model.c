@@ -7,6 +7,7 @@
  * layer compares it with a constant. The mesh decoder's subdivisions pass on what their parents have, so that the surface
  * is made of flat pieces rather than of noise. Every operation of the network still runs. */
 #include "cli/large.h"
+#include "half.h"
 #include "model_tensors.h"
 #include "safetensors.h"
 
@@ -44,7 +45,7 @@ struct writer {
 	enum model_role role;
 	float threshold;
 	float *pool;	  /* [POOL] */
-	_Float16 *halves; /* the same */
+	uint16_t *halves; /* the same, in half precision */
 	void *own[64];	  /* tensors made up one by one */
 	int n_own;
 };
@@ -62,9 +63,9 @@ static bool ends_with(const char *name, const char *end)
 }
 
 /* Zeros that may be filled in. */
-static _Float16 *own(struct writer *w, int64_t count)
+static uint16_t *own(struct writer *w, int64_t count)
 {
-	_Float16 *p = calloc((size_t)count, sizeof *p);
+	uint16_t *p = calloc((size_t)count, sizeof *p);
 	if (!p || w->n_own == 64)
 		fail("out of memory");
 	w->own[w->n_own++] = p;
@@ -72,24 +73,24 @@ static _Float16 *own(struct writer *w, int64_t count)
 }
 
 /* The middle tap of a 3x3x3 convolution [out, in, 27]. */
-static void pass(_Float16 *weight, int64_t in, int64_t to, int64_t from, float value)
+static void pass(uint16_t *weight, int64_t in, int64_t to, int64_t from, float value)
 {
-	weight[(to * in + from) * 27 + 13] = (_Float16)value;
+	weight[(to * in + from) * 27 + 13] = cut_to_half(value);
 }
 
 /* The structure decoder: channel 0 carries the noise, channel 1 a constant. In the finest subdivision they go to four of
  * eight children only, so that voxels lie in sheets. NULL: random will do. */
-static _Float16 *decoder_tensor(struct writer *w, const char *name, int ndim, const int64_t *dim, int64_t count)
+static uint16_t *decoder_tensor(struct writer *w, const char *name, int ndim, const int64_t *dim, int64_t count)
 {
-	_Float16 *p;
+	uint16_t *p;
 	if (!strcmp(name, "input_layer.weight")) {
 		pass(p = own(w, count), dim[1], 0, 0, 1);
 	} else if (!strcmp(name, "input_layer.bias")) {
-		(p = own(w, count))[1] = (_Float16)w->threshold;
+		(p = own(w, count))[1] = cut_to_half(w->threshold);
 	} else if (!strcmp(name, "out_layer.0.weight")) {
 		p = own(w, count);
 		for (int64_t i = 0; i < count; i++)
-			p[i] = 1;
+			p[i] = cut_to_half(1);
 	} else if (!strcmp(name, "out_layer.2.weight")) {
 		p = own(w, count);
 		pass(p, dim[1], 0, 0, 1);
@@ -111,7 +112,7 @@ static void add(void *user, const char *name, int ndim, const int64_t *dim, bool
 {
 	struct writer *w = user;
 	int64_t count = 1;
-	_Float16 *made = NULL;
+	uint16_t *made = NULL;
 	if (!required)
 		return;
 	for (int i = 0; i < ndim; i++)
@@ -169,7 +170,7 @@ static void write_checkpoint(struct writer *w, const char *dir, int i)
 
 int main(int argc, char **argv)
 {
-	struct writer w = {.pool = malloc(POOL * sizeof(float)), .halves = malloc(POOL * sizeof(_Float16))};
+	struct writer w = {.pool = malloc(POOL * sizeof(float)), .halves = malloc(POOL * sizeof(uint16_t))};
 	double voxels = argc > 2 ? atof(argv[2]) : 10000, low = -6, high = 6;
 	char path[4096];
 	uint32_t state = 1;
@@ -178,7 +179,7 @@ int main(int argc, char **argv)
 	for (int64_t i = 0; i < POOL; i++) {
 		state = state * 1664525u + 1013904223u;
 		w.pool[i] = (float)((int32_t)state >> 8) * (0.05f / (1 << 23));
-		w.halves[i] = (_Float16)w.pool[i];
+		w.halves[i] = cut_to_half(w.pool[i]);
 	}
 	/* 16^3 normal numbers, each above the threshold giving 32 voxels */
 	for (int i = 0; i < 60; i++) {
