@@ -78,8 +78,8 @@ Test(kernels, linear)
  * a plugin sees. */
 static void check_linear_qkv(struct backend *b[2])
 {
-	static const int64_t shapes[][4] = {{1, 64, 768, 4}, {300, 64, 768, 4}, {129, 192, 768, 4}, {700, 320, 1536, 8},
-		{257, 128, 768, 4}, {40, 24, 96, 2}, {512, 576, 768, 4}, {5600, 192, 768, 4}};
+	static const int64_t shapes[][4] = {
+		{1, 64, 768, 4}, {130, 64, 768, 4}, {33, 192, 384, 2}, {40, 24, 96, 2}, {5600, 192, 768, 4}};
 	size_t count = sizeof shapes / sizeof *shapes - (test_plugin() ? 0 : 1);
 	struct tensor y[2], qk[2];
 	for (size_t s = 0; s < count; s++)
