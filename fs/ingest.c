@@ -121,7 +121,7 @@ static bool may_start_early(struct fs *fs, const struct tree_node *node)
 	       fs_monotonic_ns() >= fs->ingest->early_from_ns && scheduler_is_idle(fs);
 }
 
-/* When to look at a file whose last writer has gone. */
+/* When to look at a file whose last writer has gone. If it has to settle, no later one starts early before it has. */
 static int64_t look_at(struct fs *fs, const struct tree_node *node)
 {
 	if (may_start_early(fs, node))

@@ -5,9 +5,9 @@
 #ifndef TRELLIS_TEST_RANDOM_CHECKPOINT_H
 #define TRELLIS_TEST_RANDOM_CHECKPOINT_H
 
-#include "half.h"
 #include "cli/large.h"
 #include "model_tensors.h"
+#include "random_weights.h"
 
 #include <assert.h>
 #include <math.h>
@@ -22,12 +22,6 @@ struct random_checkpoint {
 };
 
 static const size_t HEADER_BYTES = 1 << 18, DATA_BYTES = (size_t)1300 << 20; /* the encoder has 1.22e9 */
-
-static bool ends_with(const char *name, const char *end)
-{
-	size_t n = strlen(name), m = strlen(end);
-	return n >= m && !strcmp(name + n - m, end);
-}
 
 /* The mean and the deviation of a tensor's numbers. Gates come out as about 0.2, since the time embedding is small. */
 static float choose_mean(const char *name, int ndim, int64_t fan_in, float *deviation)

@@ -7,8 +7,8 @@
  * layer compares it with a constant. The mesh decoder's subdivisions pass on what their parents have, so that the surface
  * is made of flat pieces rather than of noise. Every operation of the network still runs. */
 #include "cli/large.h"
-#include "half.h"
 #include "model_tensors.h"
+#include "random_weights.h"
 #include "safetensors.h"
 
 #include <math.h>
@@ -54,12 +54,6 @@ static void fail(const char *what)
 {
 	fprintf(stderr, "random_model: %s\n", what);
 	exit(1);
-}
-
-static bool ends_with(const char *name, const char *end)
-{
-	size_t n = strlen(name), m = strlen(end);
-	return n >= m && !strcmp(name + n - m, end);
 }
 
 /* Zeros that may be filled in. */

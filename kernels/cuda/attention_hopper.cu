@@ -54,15 +54,6 @@ __device__ __forceinline__ void copy_tile(
 		     : "memory");
 }
 
-#define OUT4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define OUT16(d, i) OUT4(d, i), OUT4(d, i + 4), OUT4(d, i + 8), OUT4(d, i + 12)
-#define LIST32                                                                                                         \
-	"%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "    \
-	"%23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define LIST64                                                                                                         \
-	LIST32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, "     \
-	       "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-
 /* s[64, 128] = (add ? s : 0) + q[64, 16] k[128, 16]^T */
 template <typename T>
 __device__ __forceinline__ void multiply_scores(float (&s)[KEYS / 2], uint64_t q, uint64_t k, int add);
@@ -75,16 +66,16 @@ template <typename T> __device__ __forceinline__ void multiply_values(float (&o)
 	{                                                                                                              \
 		asm volatile(                                                                                          \
 			"{ .reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." NAME     \
-			"." NAME " {" LIST64 "}, %64, %65, p, 1, 1, 0, 0; }"                                           \
-			: OUT16(s, 0), OUT16(s, 16), OUT16(s, 32), OUT16(s, 48)                                        \
+			"." NAME " {" PLACES64 "}, %64, %65, p, 1, 1, 0, 0; }"                                           \
+			: SUMS64(s, 0)                                        \
 			: "l"(q), "l"(k), "r"(add));                                                                   \
 	}                                                                                                              \
 	template <>                                                                                                    \
 	__device__ __forceinline__ void multiply_values<T>(float(&o)[D / 2], const uint32_t *p, uint64_t v)            \
 	{                                                                                                              \
-		asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME " {" LIST32                   \
+		asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME " {" PLACES32                   \
 			     "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"                                               \
-			     : OUT16(o, 0), OUT16(o, 16)                                                               \
+			     : SUMS16(o, 0), SUMS16(o, 16)                                                               \
 			     : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v));                                    \
 	}
 MULTIPLY(__half, "f16")

@@ -3,6 +3,7 @@
  * and come by one bulk copy. Each of two warpgroups makes 64 rows x COLS and leaves out taps that none of its rows has.
  * launch: (row tiles, column tiles, children * splits) x 256 threads;  limit: in a multiple of 8, 16-byte rows. */
 #include "conv.cuh"
+#include "hopper.cuh"
 
 enum {
 	ROWS = TILE_ROWS,
@@ -28,28 +29,6 @@ template <int COLS> struct hopper_memory {
 
 /* ---- wgmma ---- */
 
-/* K-major, rows of 128 bytes with the 128-byte swizzle, eight rows 1024 bytes apart. */
-__device__ __forceinline__ uint64_t describe(const void *p)
-{
-	return (uint64_t)(shared_address(p) >> 4 & 0x3fff) | (uint64_t)1 << 16 | (uint64_t)64 << 32 | (uint64_t)1 << 62;
-}
-
-#define D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define D16(i) D4(i), D4(i + 4), D4(i + 8), D4(i + 12)
-#define D32(i) D16(i), D16(i + 16)
-#define D64(i) D32(i), D32(i + 32)
-#define P0                                                                                                             \
-	"%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%"  \
-	"29,%30,%31"
-#define P32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
-#define P48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define P64                                                                                                            \
-	",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%"   \
-	"90,%91,%92,%93,%94,%95"
-#define P96                                                                                                            \
-	",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%" \
-	"118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
-
 /* d[64, n] += a[64, 16] b[n, 16]^T, for each width that tiles have. */
 #define DEFINE_PRODUCT(n, places, a, b, registers)                                                                     \
 	template <bool BF16> __device__ __forceinline__ void product(float(&d)[n / 2], uint64_t x, uint64_t w)         \
@@ -66,21 +45,21 @@ __device__ __forceinline__ uint64_t describe(const void *p)
 				     : "l"(x), "l"(w));                                                                \
 	}
 #define COMMA ,
-DEFINE_PRODUCT(64, P0, "%32", "%33", D32(0))
-DEFINE_PRODUCT(96, P0 P32, "%48", "%49", D32(0) COMMA D16(32))
-DEFINE_PRODUCT(128, P0 P32 P48, "%64", "%65", D64(0))
-DEFINE_PRODUCT(256, P0 P32 P48 P64 P96, "%128", "%129", D64(0) COMMA D64(64))
+DEFINE_PRODUCT(64, PLACES32, "%32", "%33", SUMS16(d, 0) COMMA SUMS16(d, 16))
+DEFINE_PRODUCT(96, PLACES48, "%48", "%49", SUMS16(d, 0) COMMA SUMS16(d, 16) COMMA SUMS16(d, 32))
+DEFINE_PRODUCT(128, PLACES64, "%64", "%65", SUMS64(d, 0))
+DEFINE_PRODUCT(256, PLACES128, "%128", "%129", SUMS64(d, 0) COMMA SUMS64(d, 64))
 
 /* The products of `parts` times 16 channels. Returns when they are done, or (ALONE) when those before are. */
 template <int COLS, bool BF16, int PARTS>
 __device__ __forceinline__ void add_products(float (&d)[COLS / 2], uint64_t x, uint64_t w)
 {
-	asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+	products_begin();
 #pragma unroll
 	for (int k = 0; k < PARTS; k++)
 		product<BF16>(d, x + 2 * k, w + 2 * k);
-	asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-	asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(shape<COLS>::ALONE ? 1 : 0) : "memory");
+	products_commit();
+	products_wait<shape<COLS>::ALONE ? 1 : 0>();
 }
 
 /* ---- steps ---- */
@@ -107,9 +86,7 @@ __device__ __forceinline__ void load_step(
 	if (threadIdx.x == 0) {
 		int first = blockIdx.y * COLS, bytes = min(COLS, c.out - first) * DEPTH * 2;
 		const uint16_t *w = (const uint16_t *)c.w + packed_row(c, child, tap, at.k, first) * PANEL;
-		asm volatile(
-			"mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(&s.arrived[stage])),
-			"r"(bytes));
+		barrier_expect(shared_address(&s.arrived[stage]), bytes);
 		asm volatile(
 			"cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
 				shared_address(s.w[stage])),
@@ -129,18 +106,6 @@ __device__ __forceinline__ void load_step(
 	}
 }
 
-__device__ __forceinline__ void wait_for(uint64_t *barrier, int parity)
-{
-	asm volatile("{\n"
-		     ".reg .pred done;\n"
-		     "again:\n"
-		     "mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
-		     "@!done bra again;\n"
-		     "}" ::"r"(shared_address(barrier)),
-		     "r"(parity)
-		     : "memory");
-}
-
 template <int COLS, bool BF16>
 static __global__ void __launch_bounds__(THREADS, shape<COLS>::ALONE ? 1 : 2) conv_hopper(const struct conv c)
 {
@@ -153,7 +118,7 @@ static __global__ void __launch_bounds__(THREADS, shape<COLS>::ALONE ? 1 : 2) co
 
 	if (threadIdx.x == 0) {
 		for (int i = 0; i < STAGES; i++)
-			asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(&s.arrived[i])));
+			barrier_init(shared_address(&s.arrived[i]), 1);
 		asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 	}
 	int steps_a_tap = (c.in + DEPTH - 1) / DEPTH, steps = list_sources(s.sources, c, child) * steps_a_tap;
@@ -173,7 +138,7 @@ static __global__ void __launch_bounds__(THREADS, shape<COLS>::ALONE ? 1 : 2) co
 	}
 	for (int i = begin, stage = 0, parity = 0; i < end; i++) {
 		asm volatile("cp.async.wait_group %0;" ::"n"(AHEAD - 1));
-		wait_for(&s.arrived[stage], parity);
+		barrier_wait(shared_address(&s.arrived[stage]), parity);
 		asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 		__syncthreads();
 		if (i + AHEAD < end) {
@@ -182,20 +147,21 @@ static __global__ void __launch_bounds__(THREADS, shape<COLS>::ALONE ? 1 : 2) co
 		}
 		asm volatile("cp.async.commit_group;");
 		if (mask >> s.sources.tap[at.slot] & 1) {
-			uint64_t x = describe(&s.x[stage][group * 64 * DEPTH]), w = describe(s.w[stage]);
+			uint64_t x = whole(operand(shared_address(&s.x[stage][group * 64 * DEPTH])));
+			uint64_t w = whole(operand(shared_address(s.w[stage])));
 			if (c.in - at.k > DEPTH / 2)
 				add_products<COLS, BF16, DEPTH / 16>(d, x, w);
 			else
 				add_products<COLS, BF16, DEPTH / 32>(d, x, w);
 		} else if (ALONE) { /* the next step's copies overwrite what the last products read */
-			asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+			products_wait<0>();
 		}
 		at.advance(c.in);
 		parity ^= stage + 1 == STAGES;
 		stage = (stage + 1) % STAGES;
 	}
 	if (ALONE)
-		asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+		products_wait<0>();
 
 	int children = c.gather == GATHER_UP ? CHILDREN : 1, lane = threadIdx.x % 32;
 #pragma unroll

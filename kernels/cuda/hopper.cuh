@@ -80,6 +80,24 @@ template <int N> __device__ __forceinline__ void pin(float (&x)[N])
 		asm volatile("" : "+f"(x[i])::"memory");
 }
 
+/* The sums of a product as operands of its instruction: how many a thread has, and their places. */
+#define SUMS4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define SUMS16(d, i) SUMS4(d, i), SUMS4(d, i + 4), SUMS4(d, i + 8), SUMS4(d, i + 12)
+#define SUMS64(d, i) SUMS16(d, i), SUMS16(d, i + 16), SUMS16(d, i + 32), SUMS16(d, i + 48)
+#define PLACES32 \
+	"%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
+	"%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define PLACES48 \
+	PLACES32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define PLACES64 \
+	PLACES48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PLACES128 \
+	PLACES64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, " \
+	"%81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, " \
+	"%98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+	"%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, " \
+	"%126, %127"
+
 /* The compiler learns that all lanes have the same, and computes it once. */
 __device__ __forceinline__ uint32_t uniform(uint32_t x)
 {

@@ -57,18 +57,6 @@ __device__ __forceinline__ void stores_wait()
 	asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
-#define OUT4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define OUT16(i) OUT4(i), OUT4(i + 4), OUT4(i + 8), OUT4(i + 12)
-#define OUT64(i) OUT16(i), OUT16(i + 16), OUT16(i + 32), OUT16(i + 48)
-#define LIST128                                                                                                        \
-	"%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "    \
-	"%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "    \
-	"%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, "    \
-	"%65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, "    \
-	"%86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, "   \
-	"%106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, "       \
-	"%123, %124, %125, %126, %127"
-
 /* d[64, 256] = (add ? d : 0) + x[64, 16] w[256, 16]^T */
 template <typename T> __device__ __forceinline__ void multiply(float (&d)[COLS / 2], uint64_t x, uint64_t w, int add);
 
@@ -78,8 +66,8 @@ template <typename T> __device__ __forceinline__ void multiply(float (&d)[COLS /
 	{                                                                                                              \
 		asm volatile(                                                                                          \
 			"{ .reg .pred p; setp.ne.b32 p, %130, 0; wgmma.mma_async.sync.aligned.m64n256k16.f32." NAME    \
-			"." NAME " {" LIST128 "}, %128, %129, p, 1, 1, 0, 0; }"                                        \
-			: OUT64(0), OUT64(64)                                                                          \
+			"." NAME " {" PLACES128 "}, %128, %129, p, 1, 1, 0, 0; }"                                        \
+			: SUMS64(d, 0), SUMS64(d, 64)                                                                          \
 			: "l"(x), "l"(w), "r"(add));                                                                   \
 	}
 MULTIPLY(__half, "f16")
