@@ -92,18 +92,18 @@ void flow_trunk_finish(struct flow_trunk *f)
 }
 
 /* f32 [steps, width] that lives as long as m. */
-static struct tensor keep_rows(struct flow_modulation *m, int64_t width)
+static struct tensor keep_rows(struct backend *b, struct flow_modulation *m, int64_t width)
 {
 	struct tensor t = {.dtype = DTYPE_F32, .rows = m->steps, .cols = width, .stride = width};
 	void **kept = realloc(m->kept, (size_t)(m->n_kept + 1) * sizeof *kept);
 
 	if (!kept) {
-		backend_fail(m->backend, "out of memory");
+		backend_fail(b, "out of memory");
 		return t;
 	}
 	m->kept = kept;
-	if (backend_ok(m->backend))
-		t.data = m->backend->ops->alloc(m->backend, (size_t)(m->steps * width) * sizeof(float));
+	if (backend_ok(b))
+		t.data = b->ops->alloc(b, (size_t)(m->steps * width) * sizeof(float));
 	if (t.data)
 		m->kept[m->n_kept++] = t.data;
 	return t;
@@ -116,7 +116,7 @@ bool flow_modulate_one(struct run *run, const struct flow_trunk *f, struct flow_
 	struct binder b = binder_begin(&set, run->b, f->checkpoint, err);
 	struct linear l;
 
-	*out = keep_rows(m, width);
+	*out = keep_rows(run->b, m, width);
 	l = bind_linear(&b, WEIGHT_LINEAR, width, m->t_emb.cols, "%s", name);
 	if (binder_ok(&b))
 		linear_forward(run, *out, m->t_emb, &l);
@@ -135,7 +135,7 @@ static void embed_times(struct run *run, const struct flow_trunk *f, struct flow
 	struct tensor hidden = scratch_new_as(b, DTYPE_F32, m->steps, channels);
 	float *host = malloc((size_t)m->steps * 256 * sizeof *host);
 
-	m->t_emb = keep_rows(m, channels);
+	m->t_emb = keep_rows(b, m, channels);
 	if (!host) {
 		backend_fail(b, "out of memory");
 		return;
@@ -163,12 +163,12 @@ bool flow_modulate(struct run *run, const struct flow_trunk *f, const float *t, 
 	const struct model_config *c = f->config;
 	char name[64];
 
-	flow_modulation_finish(m);
-	*m = (struct flow_modulation){.backend = run->b, .steps = steps};
+	flow_modulation_finish(m, run->b);
+	m->steps = steps;
 	m->t = malloc((size_t)steps * sizeof *t);
 	m->block = calloc((size_t)c->num_blocks + 1, sizeof *m->block);
 	if (!m->t || !m->block) {
-		flow_modulation_finish(m);
+		flow_modulation_finish(m, run->b);
 		return error_set(err, "out of memory");
 	}
 	memcpy(m->t, t, (size_t)steps * sizeof *t);
@@ -181,7 +181,7 @@ bool flow_modulate(struct run *run, const struct flow_trunk *f, const float *t, 
 		snprintf(name, sizeof name, "blocks.%d.adaLN_modulation.1", i);
 		if (!flow_modulate_one(run, f, m, 6 * c->model_channels, c->share_mod ? "adaLN_modulation.1" : name,
 			    &m->block[i], err)) {
-			flow_modulation_finish(m);
+			flow_modulation_finish(m, run->b);
 			return false;
 		}
 	}
@@ -190,10 +190,10 @@ bool flow_modulate(struct run *run, const struct flow_trunk *f, const float *t, 
 	return true;
 }
 
-void flow_modulation_finish(struct flow_modulation *m)
+void flow_modulation_finish(struct flow_modulation *m, struct backend *b)
 {
 	for (int i = 0; i < m->n_kept; i++)
-		m->backend->ops->free(m->backend, m->kept[i]);
+		b->ops->free(b, m->kept[i]);
 	free(m->kept);
 	free(m->t);
 	free(m->block);

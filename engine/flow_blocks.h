@@ -27,12 +27,11 @@ void flow_trunk_bind(struct run *run, struct binder *b, struct flow_trunk *f);
 void flow_trunk_finish(struct flow_trunk *f);
 
 /* Modulations depend on t only: all steps at once, before sampling, and once for all jobs of the same steps. Start from
- * zeros, end with flow_modulation_finish. */
+ * zeros, end with flow_modulation_finish. The memory is of the backend that computes it, or of one on the same device. */
 struct flow_modulation {
 	struct tensor t_emb;  /* f32 [steps, C], after SiLU */
 	struct tensor *block; /* f32 [steps, 6 C] for each block; with share_mod all the same */
-	struct backend *backend;
-	float *t; /* [steps] that it was made for; NULL: none */
+	float *t;	      /* [steps] that it was made for; NULL: none */
 	int steps, n_kept;
 	void **kept; /* device memory of the tensors above and of flow_modulate_one's */
 };
@@ -43,7 +42,7 @@ bool flow_modulation_is(const struct flow_modulation *m, const float *t, int ste
  * False with err when a tensor is missing. */
 bool flow_modulate(struct run *run, const struct flow_trunk *f, const float *t, int steps, struct flow_modulation *m,
 	struct error *err);
-void flow_modulation_finish(struct flow_modulation *m);
+void flow_modulation_finish(struct flow_modulation *m, struct backend *b);
 /* One more modulation: Linear(m's t_emb) of NAME [width, C], as [steps, width]; lives as long as m. */
 bool flow_modulate_one(struct run *run, const struct flow_trunk *f, struct flow_modulation *m, int64_t width,
 	const char *name, struct tensor *out, struct error *err);

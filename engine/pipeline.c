@@ -2,12 +2,12 @@
  * Implements the public interface (trellis.h) but for images and files.
  * Source: trellis/pipelines/trellis_image_to_3d.py.
  *
- * A stage's weights are on the device while it runs. They stay when the whole model leaves room for the work. When memory
- * runs out all the same, everything is given back and the job done once more, stage by stage from then on. */
+ * Its networks are networks.c's. When memory runs out all the same, everything is given back and the job done once more,
+ * with one network at a time on the device from then on. */
 #include "pipeline.h"
 
 #include "mesh.h"
-#include "model_tensors.h"
+#include "networks.h"
 #include "prepare_image.h"
 #include "probe.h"
 #include "rng.h"
@@ -17,19 +17,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RESIDENT_BYTES = 1 << 29, DEFAULT_MAX_VOXELS = 60000 };
+enum { DEFAULT_MAX_VOXELS = 60000 };
 
 struct trellis {
 	struct model *model;
 	struct device device;
 	struct backend *backend; /* the device's */
-	bool resident;
-	struct image_encoder *encoder;
-	struct structure_flow *structure_flow;
-	struct structure_decoder *structure_decoder;
-	struct latent_flow *latent_flow;
-	struct mesh_decoder *mesh_decoder;
-	struct gaussian_decoder *gaussian_decoder;
+	struct networks *networks;
 	struct pipeline_record *record;
 };
 
@@ -62,37 +56,6 @@ void trellis_record(struct trellis *t, struct pipeline_record *r)
 	t->record = r;
 }
 
-/* The modulations of the flows' blocks depend on the time only: they are computed before sampling, and their weights leave
- * again. */
-static void drop_leaving(void *user, const char *name, int ndim, const int64_t *dim, bool required)
-{
-	double *staying = user, n = required && strstr(name, "adaLN_modulation");
-	for (int i = 0; i < ndim; i++)
-		n *= (double)dim[i];
-	*staying -= n;
-}
-
-/* Numbers that a role's network keeps on the device while it is loaded; 0 when it is absent. */
-static double staying_numbers(const struct model *m, enum model_role role)
-{
-	if (!m->roles[role])
-		return 0;
-	double n = (double)model_tensors_parameters(m->roles[role]);
-	model_tensors_list(m->roles[role], drop_leaving, &n);
-	return n;
-}
-
-/* Whether all weights stay on the device: on the CPU those of a small model; on a GPU when as much again is free for
- * activations (TRELLIS-image-large in half precision: 2.4 GB, and about 2 GB to work in). */
-static bool stays_resident(const struct trellis *t)
-{
-	double bytes = 0;
-	uint64_t free_bytes = device_free_bytes(&t->device);
-	for (int role = 0; role < ROLE_COUNT; role++)
-		bytes += staying_numbers(t->model, role) * (double)dtype_size(t->backend->act);
-	return free_bytes ? 2 * bytes <= (double)free_bytes : bytes <= RESIDENT_BYTES;
-}
-
 struct trellis *trellis_assemble(struct model *m, const struct device_wish *wish, struct error *err)
 {
 	struct trellis *t = m ? calloc(1, sizeof *t) : NULL;
@@ -106,7 +69,12 @@ struct trellis *trellis_assemble(struct model *m, const struct device_wish *wish
 	}
 	t->model = m;
 	t->backend = t->device.backend;
-	t->resident = stays_resident(t);
+	t->networks = networks_create(m, t->backend, device_free_bytes(&t->device));
+	if (!t->networks) {
+		error_set(err, "out of memory");
+		trellis_destroy(t);
+		return NULL;
+	}
 	return t;
 }
 
@@ -115,52 +83,24 @@ struct trellis *trellis_create(const struct trellis_options *o, struct error *er
 	const struct device_wish wish = {o->device, o->dtype, o->threads, o->probe_s};
 	struct trellis *t = trellis_assemble(model_open(o->model, err), &wish, err);
 	if (t && o->low_memory)
-		t->resident = false;
+		networks_let_leave(t->networks);
 	return t;
-}
-
-static void release_stages(struct trellis *t)
-{
-	image_encoder_destroy(t->encoder);
-	structure_flow_destroy(t->structure_flow);
-	structure_decoder_destroy(t->structure_decoder);
-	latent_flow_destroy(t->latent_flow);
-	mesh_decoder_destroy(t->mesh_decoder);
-	gaussian_decoder_destroy(t->gaussian_decoder);
-	t->encoder = NULL;
-	t->structure_flow = NULL;
-	t->structure_decoder = NULL;
-	t->latent_flow = NULL;
-	t->mesh_decoder = NULL;
-	t->gaussian_decoder = NULL;
 }
 
 /* After a failure: whether it was for want of memory and some could be given back, so that another try is worth it. */
 static bool free_memory(struct trellis *t)
 {
-	if (t->backend->fault != FAULT_MEMORY || !t->resident)
+	if (t->backend->fault != FAULT_MEMORY || !networks_shrink(t->networks))
 		return false;
-	t->resident = false;
-	release_stages(t);
-	scratch_trim(t->backend);
 	t->backend->fault = FAULT_NONE;
 	return backend_finish(t->backend, NULL);
-}
-
-/* Between stages: a large model gives its memory back. */
-static void stage_done(struct trellis *t)
-{
-	if (t->resident)
-		return;
-	release_stages(t);
-	scratch_trim(t->backend);
 }
 
 void trellis_destroy(struct trellis *t)
 {
 	if (!t)
 		return;
-	release_stages(t);
+	networks_destroy(t->networks);
 	device_close(&t->device);
 	model_close(t->model);
 	free(t);
@@ -208,35 +148,23 @@ static void note_loaded(void *user, int64_t numbers)
 	run_stage(l->run, TRELLIS_LOAD, percent, 100);
 }
 
-/* The stages of every job, in their order. */
-static bool load_stages(struct trellis *t, struct run *run, struct error *err)
-{
-	struct checkpoint *const *roles = t->model->roles;
-	return (t->encoder || !roles[ROLE_ENCODER] ||
-		       (t->encoder = image_encoder_create(run, roles[ROLE_ENCODER], err))) &&
-	       (t->structure_flow ||
-		       (t->structure_flow = structure_flow_create(run, roles[ROLE_STRUCTURE_FLOW], err))) &&
-	       (t->structure_decoder ||
-		       (t->structure_decoder = structure_decoder_create(run, roles[ROLE_STRUCTURE_DECODER], err))) &&
-	       (t->latent_flow || (t->latent_flow = latent_flow_create(run, roles[ROLE_LATENT_FLOW], err))) &&
-	       (t->mesh_decoder || !roles[ROLE_MESH_DECODER] ||
-		       (t->mesh_decoder = mesh_decoder_create(run, roles[ROLE_MESH_DECODER], err)));
-}
-
 bool trellis_load(struct trellis *t, trellis_progress_fn progress, void *user, struct error *err)
 {
 	struct run run;
 	struct load load = {.run = &run, .percent = -1};
 
-	if (!t->resident)
+	if (!networks_stay(t->networks))
 		return true;
 	run_init(&run, t->backend, progress, user);
 	for (int role = 0; role < ROLE_GAUSSIAN_DECODER; role++)
-		load.total += staying_numbers(t->model, role);
+		load.total += networks_numbers(t->networks, (enum model_role)role);
 	run.work_total = load.total;
 	t->backend->loaded = note_loaded;
 	t->backend->loaded_user = &load;
-	bool ok = load_stages(t, &run, err) && backend_finish(t->backend, err);
+	bool ok = true;
+	for (int role = 0; ok && role < ROLE_GAUSSIAN_DECODER; role++)
+		ok = !t->model->roles[role] || networks_get(t->networks, (enum model_role)role, &run, err);
+	ok = ok && backend_finish(t->backend, err);
 	t->backend->loaded = NULL;
 	run_finish(&run);
 	return ok || free_memory(t);
@@ -317,16 +245,15 @@ static bool encode(struct trellis *t, struct job *job, const struct trellis_imag
 	if (!prepare_image(&pixels, NULL, image, size, cutout, err))
 		return false;
 	run_stage(&job->run, TRELLIS_ENCODE, 0, 1);
-	if (!t->encoder)
-		t->encoder = image_encoder_create(&job->run, c, err);
-	if (t->encoder) {
+	struct image_encoder *encoder = networks_get(t->networks, ROLE_ENCODER, &job->run, err);
+	if (encoder) {
 		*condition = scratch_new_as(t->backend, DTYPE_F32, job->tokens, c->config.model_channels);
-		image_encoder_forward(&job->run, t->encoder, *condition, pixels, size, size);
+		image_encoder_forward(&job->run, encoder, *condition, pixels, size, size);
 	}
 	free(pixels);
-	if (!t->encoder || !backend_finish(t->backend, err))
+	if (!encoder || !backend_finish(t->backend, err))
 		return false;
-	stage_done(t);
+	networks_done(t->networks, ROLE_ENCODER);
 	if (t->record) {
 		struct pipeline_record *r = t->record;
 		r->tokens = condition->rows;
@@ -368,11 +295,9 @@ static bool sample_structure(struct trellis *t, struct job *job, struct rng *rng
 		return error_set(err, "out of memory for the structure's noise");
 	rng_normal(rng, noise, channels * voxels);
 	*z = scratch_new_as(t->backend, DTYPE_F32, voxels, c->config.out_channels);
-	if (!t->structure_flow)
-		t->structure_flow = structure_flow_create(&job->run, c, err);
-	ok = t->structure_flow &&
-	     structure_flow_sample(&job->run, t->structure_flow, &job->structure, noise, condition, *z, err);
-	stage_done(t);
+	struct structure_flow *flow = networks_get(t->networks, ROLE_STRUCTURE_FLOW, &job->run, err);
+	ok = flow && structure_flow_sample(&job->run, flow, &job->structure, noise, condition, *z, err);
+	networks_done(t->networks, ROLE_STRUCTURE_FLOW);
 	if (ok && t->record) {
 		t->record->structure_channels = channels;
 		t->record->resolution = r;
@@ -398,18 +323,17 @@ static bool decode_structure(
 	run_stage(&job->run, TRELLIS_VOXELS, 0, 1);
 	if (!logits)
 		return error_set(err, "out of memory for %" PRId64 " occupancy logits", voxels);
-	if (!t->structure_decoder)
-		t->structure_decoder = structure_decoder_create(&job->run, c, err);
-	ok = t->structure_decoder != NULL;
+	struct structure_decoder *decoder = networks_get(t->networks, ROLE_STRUCTURE_DECODER, &job->run, err);
+	ok = decoder != NULL;
 	if (ok) {
 		size_t mark = scratch_mark(t->backend);
 		struct tensor out = scratch_new_as(t->backend, DTYPE_F32, voxels, 1);
-		structure_decoder_forward(&job->run, t->structure_decoder, out, z, r);
+		structure_decoder_forward(&job->run, decoder, out, z, r);
 		op_download(t->backend, logits, out);
 		scratch_release(t->backend, mark);
 		ok = backend_finish(t->backend, err);
 	}
-	stage_done(t);
+	networks_done(t->networks, ROLE_STRUCTURE_DECODER);
 	for (int64_t i = 0; ok && i < voxels; i++)
 		count += logits[i] > 0;
 	if (ok && count == 0)
@@ -475,11 +399,10 @@ static bool sample_latent(struct trellis *t, struct job *job, struct rng *rng, s
 		return error_set(err, "out of memory for the latent's noise");
 	rng_normal(rng, latent->feats, count);
 	record_latent(t->record, latent, true);
-	if (!t->latent_flow)
-		t->latent_flow = latent_flow_create(&job->run, c, err);
-	bool ok = t->latent_flow && latent_flow_sample(&job->run, t->latent_flow, &job->latent, latent->coords,
-					    latent->n, condition, latent->feats, err);
-	stage_done(t);
+	struct latent_flow *flow = networks_get(t->networks, ROLE_LATENT_FLOW, &job->run, err);
+	bool ok = flow && latent_flow_sample(&job->run, flow, &job->latent, latent->coords, latent->n, condition,
+				  latent->feats, err);
+	networks_done(t->networks, ROLE_LATENT_FLOW);
 	for (int64_t i = 0; ok && i < count; i++) {
 		int64_t channel = i % latent->channels;
 		latent->feats[i] = latent->feats[i] * t->model->latent_std[channel] + t->model->latent_mean[channel];
@@ -528,11 +451,16 @@ bool trellis_generate(struct trellis *t, const struct trellis_image *views, int 
 	if (params->want_gaussians && !model_require(t->model, ROLE_GAUSSIAN_DECODER, err))
 		return false;
 	job_init(t, &job, params, progress, user);
+	unsigned roles = (1u << ROLE_GAUSSIAN_DECODER) - 1;
+	networks_ahead(t->networks, roles | (unsigned)params->want_gaussians << ROLE_GAUSSIAN_DECODER, &job.structure,
+		&job.latent);
 	bool ok = generate(t, &job, views, latent, err);
 	if (!ok && free_memory(t)) {
 		job.run.work_done = 0;
 		ok = generate(t, &job, views, latent, err);
 	}
+	if (!ok)
+		networks_stop(t->networks);
 	run_finish(&job.run);
 	return ok;
 }
@@ -554,13 +482,12 @@ static bool latent_check(const struct trellis *t, const struct trellis_latent *l
 static bool decode_surface(
 	struct trellis *t, struct job *job, const struct trellis_latent *latent, struct surface *s, struct error *err)
 {
-	const struct checkpoint *c = model_require(t->model, ROLE_MESH_DECODER, err);
-
-	if (c && !t->mesh_decoder)
-		t->mesh_decoder = mesh_decoder_create(&job->run, c, err);
-	bool ok = t->mesh_decoder && mesh_decoder_forward(&job->run, t->mesh_decoder, latent->coords, latent->n,
-					     latent->feats, s, NULL, err);
-	stage_done(t);
+	if (!model_require(t->model, ROLE_MESH_DECODER, err))
+		return false;
+	struct mesh_decoder *decoder = networks_get(t->networks, ROLE_MESH_DECODER, &job->run, err);
+	bool ok = decoder &&
+		  mesh_decoder_forward(&job->run, decoder, latent->coords, latent->n, latent->feats, s, NULL, err);
+	networks_done(t->networks, ROLE_MESH_DECODER);
 	return ok;
 }
 
@@ -585,11 +512,12 @@ static bool decode_gaussians(struct trellis *t, struct job *job, const struct tr
 	const struct checkpoint *c = model_require(t->model, ROLE_GAUSSIAN_DECODER, err);
 	struct gaussians g;
 
-	if (c && !t->gaussian_decoder)
-		t->gaussian_decoder = gaussian_decoder_create(&job->run, c, err);
-	bool ok = t->gaussian_decoder && gaussian_decoder_forward(&job->run, t->gaussian_decoder, latent->coords,
-						 latent->n, latent->feats, &g, err);
-	stage_done(t);
+	if (!c)
+		return false;
+	struct gaussian_decoder *decoder = networks_get(t->networks, ROLE_GAUSSIAN_DECODER, &job->run, err);
+	bool ok = decoder &&
+		  gaussian_decoder_forward(&job->run, decoder, latent->coords, latent->n, latent->feats, &g, err);
+	networks_done(t->networks, ROLE_GAUSSIAN_DECODER);
 	if (!ok)
 		return false;
 	mesh->gaussians = gaussians_to_ply(&g, &c->config);
@@ -627,6 +555,8 @@ bool trellis_decode_surface(struct trellis *t, const struct trellis_latent *late
 		return false;
 	job_init(t, &job, params, progress, user);
 	bool ok = decode(t, &job, latent, surface, err) || (free_memory(t) && decode(t, &job, latent, surface, err));
+	if (!ok)
+		networks_stop(t->networks);
 	run_finish(&job.run);
 	return ok;
 }

@@ -118,7 +118,7 @@ void latent_flow_destroy(struct latent_flow *f)
 {
 	if (!f)
 		return;
-	flow_modulation_finish(&f->modulation);
+	flow_modulation_finish(&f->modulation, f->set.backend);
 	free(f->scale_shift);
 	flow_trunk_finish(&f->trunk);
 	weight_set_finish(&f->set);
@@ -293,7 +293,7 @@ static bool modulate(struct run *run, struct latent_flow *f, const float *t, int
 
 	if (!tapping(run) && flow_modulation_is(&f->modulation, t, steps))
 		return true;
-	flow_modulation_finish(&f->modulation);
+	flow_modulation_finish(&f->modulation, run->b);
 	free(f->scale_shift);
 	f->scale_shift = calloc((size_t)(f->n_in + f->n_out) + 1, sizeof *f->scale_shift);
 	if (!f->scale_shift)
@@ -304,7 +304,7 @@ static bool modulate(struct run *run, struct latent_flow *f, const float *t, int
 		const struct res_block *r = i < f->n_in ? &f->in_blocks[i] : &f->out_blocks[i - f->n_in];
 		snprintf(name, sizeof name, "%s.emb_layers.1", r->name);
 		if (!flow_modulate_one(run, &f->trunk, &f->modulation, 2 * r->out, name, &f->scale_shift[i], err)) {
-			flow_modulation_finish(&f->modulation);
+			flow_modulation_finish(&f->modulation, run->b);
 			return false;
 		}
 	}
@@ -312,10 +312,10 @@ static bool modulate(struct run *run, struct latent_flow *f, const float *t, int
 }
 
 /* Everything that one job shares between its steps. condition none: only the zero condition will be asked for. */
-static bool begin(struct run *run, struct latent_flow *f, const int32_t *coords, int64_t n, const float *t, int steps,
-	struct tensor condition, struct error *err)
+static bool begin(struct run *run, struct latent_flow *f, const int32_t *coords, int64_t n, struct tensor condition,
+	struct error *err)
 {
-	return place(run, f, coords, n, err) && modulate(run, f, t, steps, err) &&
+	return place(run, f, coords, n, err) &&
 	       (!condition.data || flow_context_init(run, &f->trunk, condition, &f->context, err));
 }
 
@@ -326,14 +326,20 @@ static void end(struct latent_flow *f)
 	flow_context_finish(&f->context);
 }
 
+bool latent_flow_prepare(struct run *run, struct latent_flow *f, const struct sampler_config *s, struct error *err)
+{
+	float *times = flow_model_times(s);
+	bool ok = times ? modulate(run, f, times, s->steps, err) : error_set(err, "out of memory");
+	free(times);
+	return ok;
+}
+
 bool latent_flow_sample(struct run *run, struct latent_flow *f, const struct sampler_config *s, const int32_t *coords,
 	int64_t n, struct tensor condition, float *feats, struct error *err)
 {
 	size_t mark = scratch_mark(run->b);
-	float *times = flow_model_times(s);
-	bool ok = times || error_set(err, "out of memory");
+	bool ok = latent_flow_prepare(run, f, s, err) && begin(run, f, coords, n, condition, err);
 
-	ok = ok && begin(run, f, coords, n, times, s->steps, condition, err);
 	if (ok) {
 		struct tensor x = scratch_new_as(run->b, DTYPE_F32, n, f->trunk.config->in_channels);
 		op_upload(run->b, x, feats);
@@ -341,7 +347,6 @@ bool latent_flow_sample(struct run *run, struct latent_flow *f, const struct sam
 		op_download(run->b, feats, x);
 	}
 	end(f);
-	free(times);
 	scratch_release(run->b, mark);
 	return ok && backend_finish(run->b, err);
 }
@@ -350,7 +355,7 @@ bool latent_flow_forward(struct run *run, struct latent_flow *f, const int32_t *
 	float t, struct tensor condition, float *v, struct error *err)
 {
 	size_t mark = scratch_mark(run->b);
-	bool ok = begin(run, f, coords, n, &t, 1, condition, err);
+	bool ok = modulate(run, f, &t, 1, err) && begin(run, f, coords, n, condition, err);
 
 	if (ok) {
 		struct tensor in = scratch_new_as(run->b, DTYPE_F32, n, f->trunk.config->in_channels);

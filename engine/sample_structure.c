@@ -44,7 +44,7 @@ void structure_flow_destroy(struct structure_flow *f)
 {
 	if (!f)
 		return;
-	flow_modulation_finish(&f->modulation);
+	flow_modulation_finish(&f->modulation, f->set.backend);
 	flow_trunk_finish(&f->trunk);
 	weight_set_finish(&f->set);
 	free(f);
@@ -141,16 +141,22 @@ static bool modulate(struct run *run, struct structure_flow *f, const float *t, 
 	       flow_modulate(run, &f->trunk, t, steps, &f->modulation, err);
 }
 
+bool structure_flow_prepare(
+	struct run *run, struct structure_flow *f, const struct sampler_config *s, struct error *err)
+{
+	float *times = flow_model_times(s);
+	bool ok = times ? modulate(run, f, times, s->steps, err) : error_set(err, "out of memory");
+	free(times);
+	return ok;
+}
+
 bool structure_flow_sample(struct run *run, struct structure_flow *f, const struct sampler_config *s,
 	const float *noise, struct tensor condition, struct tensor z, struct error *err)
 {
 	struct flow_context context = {0};
 	size_t mark = scratch_mark(run->b);
-	float *times = flow_model_times(s), *volume = NULL;
-	bool ok = times || error_set(err, "out of memory");
-
-	ok = ok && modulate(run, f, times, s->steps, err) &&
-	     flow_context_init(run, &f->trunk, condition, &context, err);
+	float *volume = NULL;
+	bool ok = structure_flow_prepare(run, f, s, err) && flow_context_init(run, &f->trunk, condition, &context, err);
 	if (ok) {
 		f->context = &context;
 		struct tensor x = upload_patches(run, f->trunk.config, noise);
@@ -161,7 +167,6 @@ bool structure_flow_sample(struct run *run, struct structure_flow *f, const stru
 			op_upload(run->b, z, volume);
 	}
 	free(volume);
-	free(times);
 	flow_context_finish(&context);
 	scratch_release(run->b, mark);
 	return ok && backend_finish(run->b, err);

@@ -1,5 +1,7 @@
 /* stages.h - the stages of the network, one file each. Every stage has create (binds its checkpoint's tensors on the
  * device, every shape checked), destroy (NULL is fine) and a forward function that latches errors in the backend.
+ * The flows also have prepare: what depends on the sampler's steps and not on the picture, which sample does by itself
+ * where it was not done before.
  * Volumes are channels last: row (x * R + y) * R + z. */
 #ifndef TRELLIS_STAGES_H
 #define TRELLIS_STAGES_H
@@ -22,6 +24,8 @@ void image_encoder_forward(struct run *run, const struct image_encoder *e, struc
 struct structure_flow;
 struct structure_flow *structure_flow_create(struct run *run, const struct checkpoint *c, struct error *err);
 void structure_flow_destroy(struct structure_flow *f);
+bool structure_flow_prepare(
+	struct run *run, struct structure_flow *f, const struct sampler_config *s, struct error *err);
 double structure_flow_work(const struct checkpoint *c, const struct sampler_config *s, int64_t tokens);
 /* noise [channels, R, R, R] (torch's order) -> z [R^3, channels] f32, sampled under condition [tokens, cond_channels].
  */
@@ -50,6 +54,7 @@ void structure_decoder_forward(
 struct latent_flow;
 struct latent_flow *latent_flow_create(struct run *run, const struct checkpoint *c, struct error *err);
 void latent_flow_destroy(struct latent_flow *f);
+bool latent_flow_prepare(struct run *run, struct latent_flow *f, const struct sampler_config *s, struct error *err);
 double latent_flow_work(const struct checkpoint *c, const struct sampler_config *s, double n, int64_t tokens);
 /* feats [n, channels]: noise in, latent out (before mean and std). */
 bool latent_flow_sample(struct run *run, struct latent_flow *f, const struct sampler_config *s, const int32_t *coords,

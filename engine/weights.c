@@ -50,6 +50,12 @@ void *stage_new(size_t size, struct error *err)
 	return stage;
 }
 
+void stage_hand_over(void *stage, struct backend *b)
+{
+	struct weight_set *set = stage;
+	set->backend = b;
+}
+
 bool binder_ok(struct binder *b)
 {
 	if (!b->failed && !backend_ok(b->backend))

@@ -37,8 +37,10 @@ struct binder binder_begin(
 	struct weight_set *set, struct backend *backend, const struct checkpoint *checkpoint, struct error *err);
 bool binder_ok(struct binder *b);
 
-/* A zeroed stage struct; NULL and err when out of memory. */
+/* A zeroed stage struct, which begins with its weight_set; NULL and err when out of memory. */
 void *stage_new(size_t size, struct error *err);
+/* What a helper of b's device has made is b's from now on: b computes with it and frees it. The helper's work is done. */
+void stage_hand_over(void *stage, struct backend *b);
 
 /* A parameter read as one row of n numbers; its shape must be dims. */
 struct weight *bind_vector(struct binder *b, int ndim, const int64_t *dims, const char *format, ...)

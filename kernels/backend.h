@@ -68,6 +68,10 @@ struct backend;
 struct backend_ops {
 	const char *name;
 	void (*destroy)(struct backend *b);
+	/* Another backend on b's device and of its dtype, whose work runs beside b's: another thread may drive it at the same
+	 * time. What one has made and waited for (sync) the other may use and free. NULL op: there is no such thing. NULL
+	 * and err when it can't be had. */
+	struct backend *(*helper)(struct backend *b, struct error *err);
 	/* Device memory, aligned to 64 bytes at least; NULL and a latched error when there is none. */
 	void *(*alloc)(struct backend *b, size_t bytes);
 	void (*free)(struct backend *b, void *p);

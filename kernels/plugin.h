@@ -2,16 +2,17 @@
  * without its device. Both sides include this header; the numbers below tell whether they were built from the same one.
  * The library exports trellis_plugin() and nothing else. It is never unloaded.
  *
- * All calls, those of a backend included, come one at a time, but not always from the same thread: what a runtime keeps
- * for a thread (CUDA: the current device) the backend sets itself. Any of them may hang: they are made where that can be
- * survived. Sentences name neither the library nor the device; whoever asks puts that in front. In a backend, failures
- * are latched with their kind (enum fault), which decides what is tried next. */
+ * All calls, those of a backend included, come one at a time (but a backend and its helper are driven at the same time),
+ * and not always from the same thread: what a runtime keeps for a thread (CUDA: the current device) the backend sets
+ * itself. Any of them may hang: they are made where that can be survived. Sentences name neither the library nor the
+ * device; whoever asks puts that in front. In a backend, failures are latched with their kind (enum fault), which decides
+ * what is tried next. */
 #ifndef TRELLIS_PLUGIN_H
 #define TRELLIS_PLUGIN_H
 
 #include "backend.h"
 
-enum { TRELLIS_PLUGIN_ABI = 2 };
+enum { TRELLIS_PLUGIN_ABI = 3 };
 
 struct plugin_device {
 	char name[96];	       /* "NVIDIA H100 80GB HBM3" */

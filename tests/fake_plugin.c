@@ -11,6 +11,9 @@
  *   FAULT=N          at the N-th op after the probe: see faults below
  *   more=1           and at all ops after it
  *   load=FAULT       the fault at the first weight of a model
+ *   ahead=FAULT      the fault at the first weight that is loaded ahead, by a helper
+ *   helper=0         there is no helper
+ *   meet=N           the first op after the probe and the N-th weight loaded ahead wait for each other; else both fail
  *   probe=FAULT      the fault in the probe
  *   only=N           of device N alone; else of all
  *   tokens=DIR       a fault happens only if a file of DIR can be removed: so many times in all, over all processes
@@ -18,11 +21,13 @@
  *   slow=MS          each op takes so long
  *   slow-load=MS     so does each weight
  *
- * Products, norms and attention are rounded to the dtype asked for; products are what is counted as ops. */
+ * Products, norms and attention are rounded to the dtype asked for; products are what is counted as ops, those of a helper
+ * excepted: which op is the N-th does not depend on how fast it is. */
 #include "backend_impl.h"
 #include "plugin.h"
 
 #include <dirent.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -40,20 +45,22 @@ static const char *const faults[KIND_COUNT] = {"none", /* */
 enum { PROBE_OPS = 1 };
 
 static struct {
-	int devices, abi, slow_ms, slow_load_ms, only, more, vanish;
+	int devices, abi, slow_ms, slow_load_ms, only, more, vanish, helper, meet;
 	char count[200], describe[200], create[200], tokens[300];
 	long at[KIND_COUNT]; /* 0: never */
-	enum kind load, probe;
-	size_t memory, used;
+	enum kind load, ahead, probe;
+	size_t memory;
+	atomic_size_t used;
 } plan;
 
 static struct {
-	struct backend_ops ops;
+	struct backend_ops ops, helper_ops;
 	const struct backend_ops *cpu;
-	bool lost, wrong;
+	atomic_bool lost, wrong;
 	int ordinal;
 	enum dtype dtype;
-	long n; /* ops so far */
+	atomic_long n;	   /* ops so far */
+	atomic_int helped; /* weights loaded ahead */
 } fake;
 
 static void copy_text(char *out, size_t size, const char *text)
@@ -101,6 +108,12 @@ static void take_word(char *word)
 		copy_text(plan.create, sizeof plan.create, value);
 	else if (!strcmp(word, "tokens"))
 		snprintf(plan.tokens, sizeof plan.tokens, "%s", value);
+	else if (!strcmp(word, "helper"))
+		plan.helper = atoi(value);
+	else if (!strcmp(word, "meet"))
+		plan.meet = atoi(value);
+	else if (!strcmp(word, "ahead"))
+		plan.ahead = kind_named(value);
 	else if (!strcmp(word, "load"))
 		plan.load = kind_named(value);
 	else if (!strcmp(word, "probe"))
@@ -114,7 +127,7 @@ static void read_plan(void)
 	char text[2000] = "", *rest = text, *word;
 	const char *path = getenv("TRELLIS_FAKE_PLUGIN");
 	FILE *f = path ? fopen(path, "re") : NULL;
-	plan.devices = 1;
+	plan.devices = plan.helper = 1;
 	plan.abi = TRELLIS_PLUGIN_ABI;
 	plan.only = -1;
 	if (f) {
@@ -168,6 +181,28 @@ static void happen(struct backend *b, enum kind kind)
 	}
 }
 
+/* Wait for this, but not for ever. */
+static void meet(struct backend *b, bool (*is_so)(void))
+{
+	for (int ms = 0; !is_so(); ms++) {
+		if (ms == 20000) {
+			backend_fail(b, "nobody came");
+			return;
+		}
+		usleep(1000);
+	}
+}
+
+static bool an_op_is_at_work(void)
+{
+	return fake.n > PROBE_OPS;
+}
+
+static bool the_weight_is_there(void)
+{
+	return fake.helped >= plan.meet;
+}
+
 /* Before every op that is counted. False: it is not done. */
 static bool begin(struct backend *b)
 {
@@ -176,6 +211,8 @@ static bool begin(struct backend *b)
 	fake.n++;
 	if (fake.n == PROBE_OPS)
 		happen(b, plan.probe);
+	if (fake.n == PROBE_OPS + 1)
+		meet(b, the_weight_is_there);
 	for (int i = 1; i < KIND_COUNT; i++)
 		if (plan.at[i] && (fake.n == plan.at[i] + PROBE_OPS || (plan.more && fake.n > plan.at[i] + PROBE_OPS)))
 			happen(b, (enum kind)i);
@@ -186,9 +223,8 @@ static bool begin(struct backend *b)
 
 /* What the dtype that was asked for leaves of the results, or a fault. Activations are stored in f32 all the same, so the
  * probe takes the device for one of f32 and must see none of it. */
-static void end(struct tensor y)
+static void round_to(struct tensor y, bool rounds)
 {
-	bool rounds = fake.dtype != DTYPE_F32 && fake.n > PROBE_OPS;
 	int dropped =
 		fake.dtype == DTYPE_F16 ? 13 : 16; /* bits of the mantissa; to even. The range stays that of f32. */
 	for (int64_t r = 0; r < y.rows && (fake.wrong || rounds); r++)
@@ -204,6 +240,11 @@ static void end(struct tensor y)
 			bits &= ~0u << dropped;
 			memcpy(x, &bits, sizeof bits);
 		}
+}
+
+static void end(struct tensor y)
+{
+	round_to(y, fake.dtype != DTYPE_F32 && fake.n > PROBE_OPS);
 }
 
 /* ---- the ops that are counted, and memory ---- */
@@ -259,10 +300,23 @@ static size_t weight_bytes(const struct weight *w)
 	return (size_t)weight_count(w->kind, w->out, w->in) * sizeof(float);
 }
 
-static struct weight *fake_weight_create(
+static struct weight *new_weight(
 	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host)
 {
 	size_t bytes = (size_t)weight_count(kind, out, in) * sizeof(float);
+	if (plan.memory && plan.used + bytes > plan.memory) {
+		backend_fail_as(b, FAULT_MEMORY, "out of device memory: %zu bytes wanted", bytes);
+		return NULL;
+	}
+	struct weight *w = fake.cpu->weight_create(b, kind, out, in, dtype, host);
+	if (w)
+		plan.used += bytes;
+	return w;
+}
+
+static struct weight *fake_weight_create(
+	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host)
+{
 	if (fake.n >= PROBE_OPS)
 		usleep((useconds_t)plan.slow_load_ms * 1000);
 	if (fake.n >= PROBE_OPS && plan.load) {
@@ -271,14 +325,46 @@ static struct weight *fake_weight_create(
 	}
 	if (fake.lost)
 		backend_fail_as(b, FAULT_DEVICE, "fakeMemcpy failed: an illegal memory access was encountered");
-	if (plan.memory && plan.used + bytes > plan.memory)
-		backend_fail_as(b, FAULT_MEMORY, "out of device memory: %zu bytes wanted", bytes);
-	if (b->failed)
-		return NULL;
-	struct weight *w = fake.cpu->weight_create(b, kind, out, in, dtype, host);
-	if (w)
-		plan.used += bytes;
-	return w;
+	return b->failed ? NULL : new_weight(b, kind, out, in, dtype, host);
+}
+
+/* ---- the helper ---- */
+
+static bool helper_may(struct backend *b)
+{
+	if (fake.lost)
+		backend_fail_as(b, FAULT_DEVICE, "fakeLaunch failed: an illegal memory access was encountered");
+	return !b->failed;
+}
+
+static void helper_linear(
+	struct backend *b, struct tensor y, struct tensor x, const struct weight *w, const struct epilogue *e)
+{
+	if (helper_may(b))
+		fake.cpu->linear(b, y, x, w, e);
+	round_to(y, fake.dtype != DTYPE_F32);
+}
+
+static struct weight *helper_weight_create(
+	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host)
+{
+	usleep((useconds_t)plan.slow_load_ms * 1000);
+	if (plan.ahead) {
+		happen(b, plan.ahead);
+		plan.ahead = KIND_NONE;
+	}
+	if (++fake.helped == plan.meet)
+		meet(b, an_op_is_at_work);
+	return helper_may(b) ? new_weight(b, kind, out, in, dtype, host) : NULL;
+}
+
+static struct backend *fake_helper(struct backend *main, struct error *err)
+{
+	(void)main;
+	struct backend *b = backend_cpu_create(1, err);
+	if (b)
+		b->ops = &fake.helper_ops;
+	return b;
 }
 
 static void fake_weight_destroy(struct backend *b, struct weight *w)
@@ -336,6 +422,11 @@ static struct backend *fake_create(int ordinal, enum dtype act, struct error *er
 	fake.ops.linear = fake_linear;
 	fake.ops.layer_norm = fake_layer_norm;
 	fake.ops.attention = fake_attention;
+	fake.helper_ops = fake.ops;
+	fake.helper_ops.weight_create = helper_weight_create;
+	fake.helper_ops.linear = helper_linear;
+	if (plan.helper)
+		fake.ops.helper = fake_helper;
 	b->ops = &fake.ops;
 	return b;
 }

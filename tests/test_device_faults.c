@@ -23,20 +23,25 @@ static void close_model(struct trellis *t)
 	forget_plan();
 }
 
-/* A job of two steps each; its latent's first number, NAN when it failed. */
-static double run_job(struct trellis *t, bool *ok)
+/* A job of two steps each; its latent's first number, 0 when it failed. */
+static double run_watched_job(struct trellis *t, trellis_progress_fn progress, void *user, bool *ok)
 {
 	struct trellis_params p = trellis_params_default();
 	struct trellis_latent latent = {0};
 	struct trellis_mesh mesh = {0};
 	p.structure_steps = p.latent_steps = 2;
-	*ok = trellis_generate(t, &image, 1, &p, NULL, NULL, &latent, &err) &&
-	      trellis_decode(t, &latent, &p, NULL, NULL, &mesh, &err);
+	*ok = trellis_generate(t, &image, 1, &p, progress, user, &latent, &err) &&
+	      trellis_decode(t, &latent, &p, progress, user, &mesh, &err);
 	double first = *ok ? (double)latent.feats[0] : 0;
 	cr_expect(!*ok || mesh.n_faces > 0);
 	trellis_mesh_finish(&mesh);
 	trellis_latent_finish(&latent);
 	return first;
+}
+
+static double run_job(struct trellis *t, bool *ok)
+{
+	return run_watched_job(t, NULL, NULL, ok);
 }
 
 struct told {
@@ -80,7 +85,7 @@ Test(device_faults, loading_can_be_cancelled)
 	close_model(t);
 }
 
-Test(device_faults, low_memory_loads_nothing_ahead)
+Test(device_faults, low_memory_loads_nothing_before_a_job)
 {
 	struct told told = {0};
 	bool ok;
@@ -88,6 +93,76 @@ Test(device_faults, low_memory_loads_nothing_ahead)
 	cr_expect(trellis_load(t, watch, &told, &err));
 	cr_expect_eq(told.n, 0);
 	run_job(t, &ok);
+	cr_expect(ok, "%s", err.text);
+	close_model(t);
+}
+
+/* What a model gives under this plan. */
+static double result_of(const char *text, bool low_memory)
+{
+	bool ok;
+	struct trellis *t = open_model(text, low_memory);
+	double first = run_job(t, &ok);
+	cr_expect(ok, "%s: %s", text, err.text);
+	cr_expect_eq(run_job(t, &ok), first, "%s: the second job", text);
+	close_model(t);
+	return first;
+}
+
+/* The encoder's first product does not end before a weight of the structure flow has been loaded, and the other way round:
+ * the encoder has 26 tensors, the flow 49. */
+Test(device_faults, the_next_network_is_loaded_while_one_works, .timeout = 120)
+{
+	double wanted = result_of("helper=0", false);
+	cr_expect_eq(result_of("meet=40", false), wanted);
+	cr_expect_eq(result_of("meet=40", true), wanted);
+	cr_expect_eq(result_of("helper=0", true), wanted);
+}
+
+/* What can't be loaded ahead is loaded when it is needed. */
+Test(device_faults, loading_ahead_fails)
+{
+	double wanted = result_of("helper=0", false);
+	cr_expect_eq(result_of("ahead=memory", false), wanted);
+	cr_expect_eq(result_of("ahead=memory", true), wanted);
+	cr_expect_eq(result_of("ahead=call", true), wanted);
+}
+
+/* Two networks at a time are too much, one is not. */
+Test(device_faults, no_memory_in_a_job_for_what_was_loaded_ahead)
+{
+	double wanted = result_of("helper=0", true);
+	cr_expect_eq(result_of("memory=40", true), wanted);
+}
+
+Test(device_faults, the_device_is_lost_while_loading_ahead)
+{
+	bool ok;
+	struct trellis *t = open_model("ahead=sticky", true);
+	run_job(t, &ok);
+	cr_expect(!ok);
+	cr_expect(strstr(err.text, "an illegal memory access"), "%s", err.text);
+	cr_expect(trellis_device_failed(t, &err));
+	close_model(t);
+}
+
+static bool cancel_soon(const struct trellis_progress *p, void *user)
+{
+	(void)p;
+	return ++*(int *)user < 4;
+}
+
+/* Also while it waits for a network that is being loaded. */
+Test(device_faults, a_job_is_cancelled_while_others_load)
+{
+	int told = 0;
+	bool ok;
+	struct trellis *t = open_model("slow-load=10", true);
+	run_watched_job(t, cancel_soon, &told, &ok);
+	cr_expect(!ok);
+	cr_expect_str_eq(err.text, "cancelled");
+	told = -1000000;
+	run_watched_job(t, cancel_soon, &told, &ok);
 	cr_expect(ok, "%s", err.text);
 	close_model(t);
 }
@@ -180,7 +255,7 @@ Test(device_faults, one_call_fails)
 Test(device_faults, wrong_results_all_of_a_sudden)
 {
 	bool ok;
-	struct trellis *t = open_model("wrong=40", false);
+	struct trellis *t = open_model("wrong=40 helper=0", false);
 	run_job(t, &ok);
 	cr_expect(!ok);
 	cr_expect(strstr(err.text, "the structure"), "%s", err.text);

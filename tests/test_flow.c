@@ -223,9 +223,9 @@ Test(flow, modulations_of_all_steps_equal_those_of_one)
 				op_download(f.b, b, one.block[block]);
 				cr_expect_lt(difference(a + step * width, b, width), TOLERANCE);
 			}
-			flow_modulation_finish(&one);
+			flow_modulation_finish(&one, f.run.b);
 		}
-		flow_modulation_finish(&all);
+		flow_modulation_finish(&all, f.run.b);
 		flow_trunk_finish(&trunk);
 		weight_set_finish(&set);
 		free(a);

@@ -417,6 +417,7 @@ static void cuda_destroy(struct backend *b)
 const struct backend_ops cuda_ops = {
 	.name = "cuda",
 	.destroy = cuda_destroy,
+	.helper = cuda_helper,
 	.alloc = cuda_alloc,
 	.free = cuda_free,
 	.weight_create = cuda_weight_create,

@@ -1,6 +1,7 @@
 /* cuda.h - what the C files of the CUDA backend share: cuda.c (life, memory, transfers, rows, norms, vtable),
  * cuda_weight.c (weights), cuda_product.c (matrix products, convolutions), cuda_extract.c (the surface).
- * One stream does everything in order: nothing here waits except downloads, sync and the reuse of a staging buffer. */
+ * A backend does everything in order on its one stream: nothing here waits except downloads, sync and the reuse of a
+ * staging buffer. A helper (backend_ops.helper) is another one with its own stream: what it uploads runs beside kernels. */
 #ifndef TRELLIS_CUDA_H
 #define TRELLIS_CUDA_H
 
@@ -109,6 +110,8 @@ struct tensor cuda_as(struct backend *b, struct tensor x, enum dtype dtype, bool
 struct weight *cuda_weight_create(
 	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host);
 void cuda_weight_destroy(struct backend *b, struct weight *w);
+
+struct backend *cuda_helper(struct backend *b, struct error *err);
 
 void cuda_product_finish(struct cuda *c);
 void cuda_linear(struct backend *b, struct tensor y, struct tensor x, const struct weight *w, const struct epilogue *e);

@@ -121,6 +121,11 @@ static struct backend *create_backend(int ordinal, enum dtype act, struct error 
 	return NULL;
 }
 
+struct backend *cuda_helper(struct backend *b, struct error *err)
+{
+	return create_backend(cuda_of(b)->ordinal, b->act, err);
+}
+
 __attribute__((visibility("default"))) const struct trellis_plugin *trellis_plugin(void)
 {
 	static const struct trellis_plugin plugin = {
