@@ -118,8 +118,8 @@ static int next_role(const struct networks *n)
 }
 
 /* Complete on the device, or NULL. */
-static void *load_ahead(struct networks *n, struct run *run, enum model_role role, const struct sampler_config *structure,
-	const struct sampler_config *latent)
+static void *load_ahead(struct networks *n, struct run *run, enum model_role role,
+	const struct sampler_config *structure, const struct sampler_config *latent)
 {
 	void *network = create(role, run, n->model->roles[role], NULL);
 	bool ok = network != NULL;
@@ -177,8 +177,8 @@ static void *run_thread(void *user)
 	return NULL;
 }
 
-void networks_ahead(struct networks *n, unsigned roles, const struct sampler_config *structure,
-	const struct sampler_config *latent)
+void networks_ahead(
+	struct networks *n, unsigned roles, const struct sampler_config *structure, const struct sampler_config *latent)
 {
 	if (!n->may_ahead)
 		return;

@@ -2,9 +2,12 @@
  * Sits between model.c (files) and the stages (encode_image.c, sample_structure.c, ...). */
 #include "weights.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { MAX_STACKED = 3 };
 
 void weight_set_init(struct weight_set *set, struct backend *b)
 {
@@ -273,33 +276,37 @@ static float *host_copy(struct binder *b, const char *name, int ndim, const int6
 	return p;
 }
 
-struct linear bind_stacked(struct binder *b, int64_t out, int64_t in, const char *const *names, int count)
+/* names[0..count).what as one parameter */
+static struct weight *bind_parts(struct binder *b, enum weight_kind kind, int64_t out, int64_t in,
+	const char *const *names, int count, const char *what, int ndim)
 {
-	struct linear l = {0};
-	float *weight = malloc((size_t)(count * out * in) * sizeof *weight);
-	float *bias = malloc((size_t)(count * out) * sizeof *bias);
+	const struct st_tensor *tensors[MAX_STACKED];
+	struct numbers parts[MAX_STACKED] = {{0}};
+	const int64_t dims[] = {out, in};
 	char name[288];
 
-	if (!weight || !bias)
-		bind_fail(b, "out of memory");
-	for (int i = 0; i < count && !b->failed; i++) {
-		snprintf(name, sizeof name, "%s.weight", names[i]);
-		float *part = host_copy(b, name, 2, (int64_t[]){out, in});
-		if (part)
-			memcpy(weight + i * out * in, part, (size_t)(out * in) * sizeof *part);
-		free(part);
-		snprintf(name, sizeof name, "%s.bias", names[i]);
-		part = host_copy(b, name, 1, &out);
-		if (part)
-			memcpy(bias + i * out, part, (size_t)out * sizeof *part);
-		free(part);
+	assert(count <= MAX_STACKED);
+	if (!b->checkpoint->tensors)
+		return bind_one(b, kind, count * out, in, what, ndim, (int64_t[]){count * out, in});
+	for (int i = 0; i < count; i++) {
+		snprintf(name, sizeof name, "%s.%s", names[i], what);
+		if (!(tensors[i] = find(b, name, ndim, dims)))
+			return NULL;
+		parts[i] = (struct numbers){tensors[i]->data, device_dtype(tensors[i]->dtype)};
 	}
-	if (!b->failed) {
-		l.weight = keep(b, weight_create(b->backend, WEIGHT_LINEAR, count * out, in, DTYPE_F32, weight));
-		l.bias = keep(b, weight_create(b->backend, WEIGHT_VECTOR, count * out, 1, DTYPE_F32, bias));
+	struct weight *w = weight_create_stacked(b->backend, kind, count * out, in, parts, count);
+	for (int i = 0; i < count; i++) {
+		safetensors_release(b->checkpoint->tensors, tensors[i]);
+		tell_loaded(b, tensors[i]);
 	}
-	free(weight);
-	free(bias);
+	return keep(b, w);
+}
+
+struct linear bind_stacked(struct binder *b, int64_t out, int64_t in, const char *const *names, int count)
+{
+	struct linear l;
+	l.weight = bind_parts(b, WEIGHT_LINEAR, out, in, names, count, "weight", 2);
+	l.bias = bind_parts(b, WEIGHT_VECTOR, out, 1, names, count, "bias", 1);
 	return l;
 }
 

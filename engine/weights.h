@@ -52,7 +52,7 @@ struct linear bind_linear(struct binder *b, enum weight_kind kind, int64_t out, 
 struct linear bind_patches(struct binder *b, int64_t out, int64_t channels, int64_t size, const char *name);
 /* NAME.weight and NAME.bias of a normalisation over c channels. */
 struct linear bind_norm(struct binder *b, int64_t c, const char *format, ...) __attribute__((format(printf, 3, 4)));
-/* Linear layers of the same input stacked along their outputs: names[0..count), out rows each. */
+/* Linear layers of the same input stacked along their outputs: names[0..count), at most 3, out rows each. */
 struct linear bind_stacked(struct binder *b, int64_t out, int64_t in, const char *const *names, int count);
 /* Submanifold convolution of kernel size 1. spconv re-reads the stored [out, 1, 1, 1, in] block as a row-major
  * [in][out] matrix (its issue 450), and the released weights were trained that way. */

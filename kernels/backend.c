@@ -112,7 +112,15 @@ struct weight *weight_create(
 	assert(out > 0 && in > 0 && host && dtype != DTYPE_I32 && (kind != WEIGHT_VECTOR || in == 1));
 	if (kind == WEIGHT_LINEAR_F32 && b->act == DTYPE_F32)
 		kind = WEIGHT_LINEAR; /* all are */
-	return backend_ok(b) ? b->ops->weight_create(b, kind, out, in, dtype, host) : NULL;
+	return backend_ok(b) ? b->ops->weight_create(b, kind, out, in, &(struct numbers){host, dtype}, 1) : NULL;
+}
+
+struct weight *weight_create_stacked(
+	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, const struct numbers *parts, int count)
+{
+	assert(count > 0 && out > 0 && in > 0 && out % count == 0);
+	assert(kind == WEIGHT_LINEAR || (kind == WEIGHT_VECTOR && in == 1));
+	return backend_ok(b) ? b->ops->weight_create(b, kind, out, in, parts, count) : NULL;
 }
 
 void weight_destroy(struct backend *b, struct weight *w)

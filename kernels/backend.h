@@ -23,6 +23,12 @@ struct tensor tensor_columns(struct tensor x, int64_t first, int64_t cols);
 /* Rows [first, first + rows) of x. */
 struct tensor tensor_rows(struct tensor x, int64_t first, int64_t rows);
 
+/* Parameters as a file holds them: any alignment. */
+struct numbers {
+	const void *data;
+	enum dtype dtype;
+};
+
 /* A parameter on the device. A backend's own struct starts with this one. */
 struct weight {
 	enum weight_kind kind;
@@ -75,9 +81,10 @@ struct backend_ops {
 	/* Device memory, aligned to 64 bytes at least; NULL and a latched error when there is none. */
 	void *(*alloc)(struct backend *b, size_t bytes);
 	void (*free)(struct backend *b, void *p);
-	/* Copies and converts host data [elements of kind's shape] of a file's dtype; NULL and a latched error on failure. */
-	struct weight *(*weight_create)(
-		struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host);
+	/* Copies and converts host data [elements of kind's shape]; NULL and a latched error on failure. More parts than one
+	 * (vectors and WEIGHT_LINEAR) have out / count rows each. */
+	struct weight *(*weight_create)(struct backend *b, enum weight_kind kind, int64_t out, int64_t in,
+		const struct numbers *parts, int count);
 	void (*weight_destroy)(struct backend *b, struct weight *w);
 	/* Waits for everything asked for so far. */
 	void (*sync)(struct backend *b);
@@ -178,6 +185,9 @@ struct tensor scratch_new_as(struct backend *b, enum dtype dtype, int64_t rows, 
 
 struct weight *weight_create(
 	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host);
+/* WEIGHT_VECTOR or WEIGHT_LINEAR of so many parts, one below the other, out / count rows each. */
+struct weight *weight_create_stacked(
+	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, const struct numbers *parts, int count);
 void weight_destroy(struct backend *b, struct weight *w); /* NULL is fine */
 
 /* Host data is always dense, row-major f32 (or i32) of y's shape. Downloads wait. */

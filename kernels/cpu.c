@@ -73,9 +73,9 @@ static bool weight_pack(struct cpu *c, struct cpu_weight *w, float *plain, struc
 enum { CONVERT_BLOCK = 1 << 18 };
 
 static struct weight *cpu_weight_create(
-	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host)
+	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, const struct numbers *parts, int count)
 {
-	int64_t n = weight_count(kind, out, in);
+	int64_t n = weight_count(kind, out, in), each = n / count;
 	struct error err;
 	struct cpu_weight *w = calloc(1, sizeof *w);
 	float *plain = aligned_alloc(64, ((size_t)n * sizeof *plain + 63) / 64 * 64);
@@ -86,10 +86,15 @@ static struct weight *cpu_weight_create(
 		return NULL;
 	}
 	w->base = (struct weight){.kind = kind, .out = out, .in = in};
-#pragma omp parallel for schedule(static) num_threads(cpu_of(b)->threads) if (n > CONVERT_BLOCK)
-	for (int64_t i = 0; i < n; i += CONVERT_BLOCK)
-		convert_to_f32(plain + i, (const char *)host + (size_t)i * dtype_size(dtype), dtype,
-			n - i < CONVERT_BLOCK ? n - i : CONVERT_BLOCK);
+	for (int part = 0; part < count; part++) {
+		const char *host = parts[part].data;
+		enum dtype dtype = parts[part].dtype;
+		float *to = plain + part * each;
+#pragma omp parallel for schedule(static) num_threads(cpu_of(b)->threads) if (each > CONVERT_BLOCK)
+		for (int64_t i = 0; i < each; i += CONVERT_BLOCK)
+			convert_to_f32(to + i, host + (size_t)i * dtype_size(dtype), dtype,
+				each - i < CONVERT_BLOCK ? each - i : CONVERT_BLOCK);
+	}
 	if (!weight_pack(cpu_of(b), w, plain, &err)) {
 		backend_fail(b, "%s", err.text);
 		cpu_weight_destroy(b, &w->base);

@@ -65,9 +65,9 @@ static void reference_free(struct backend *b, void *p)
 }
 
 static struct weight *reference_weight_create(
-	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host)
+	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, const struct numbers *parts, int count)
 {
-	int64_t n = weight_count(kind, out, in);
+	int64_t n = weight_count(kind, out, in), each = n / count;
 	struct reference_weight *w = malloc(sizeof *w);
 	float *data = malloc((size_t)n * sizeof *data);
 	if (!w || !data) {
@@ -76,7 +76,8 @@ static struct weight *reference_weight_create(
 		free(data);
 		return NULL;
 	}
-	convert_to_f32(data, host, dtype, n);
+	for (int i = 0; i < count; i++)
+		convert_to_f32(data + i * each, parts[i].data, parts[i].dtype, each);
 	*w = (struct reference_weight){.base = {.kind = kind, .out = out, .in = in}, .data = data};
 	return &w->base;
 }

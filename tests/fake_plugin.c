@@ -301,21 +301,21 @@ static size_t weight_bytes(const struct weight *w)
 }
 
 static struct weight *new_weight(
-	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host)
+	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, const struct numbers *parts, int count)
 {
 	size_t bytes = (size_t)weight_count(kind, out, in) * sizeof(float);
 	if (plan.memory && plan.used + bytes > plan.memory) {
 		backend_fail_as(b, FAULT_MEMORY, "out of device memory: %zu bytes wanted", bytes);
 		return NULL;
 	}
-	struct weight *w = fake.cpu->weight_create(b, kind, out, in, dtype, host);
+	struct weight *w = fake.cpu->weight_create(b, kind, out, in, parts, count);
 	if (w)
 		plan.used += bytes;
 	return w;
 }
 
 static struct weight *fake_weight_create(
-	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host)
+	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, const struct numbers *parts, int count)
 {
 	if (fake.n >= PROBE_OPS)
 		usleep((useconds_t)plan.slow_load_ms * 1000);
@@ -325,7 +325,7 @@ static struct weight *fake_weight_create(
 	}
 	if (fake.lost)
 		backend_fail_as(b, FAULT_DEVICE, "fakeMemcpy failed: an illegal memory access was encountered");
-	return b->failed ? NULL : new_weight(b, kind, out, in, dtype, host);
+	return b->failed ? NULL : new_weight(b, kind, out, in, parts, count);
 }
 
 /* ---- the helper ---- */
@@ -346,7 +346,7 @@ static void helper_linear(
 }
 
 static struct weight *helper_weight_create(
-	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host)
+	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, const struct numbers *parts, int count)
 {
 	usleep((useconds_t)plan.slow_load_ms * 1000);
 	if (plan.ahead) {
@@ -355,7 +355,7 @@ static struct weight *helper_weight_create(
 	}
 	if (++fake.helped == plan.meet)
 		meet(b, an_op_is_at_work);
-	return helper_may(b) ? new_weight(b, kind, out, in, dtype, host) : NULL;
+	return helper_may(b) ? new_weight(b, kind, out, in, parts, count) : NULL;
 }
 
 static struct backend *fake_helper(struct backend *main, struct error *err)

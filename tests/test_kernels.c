@@ -127,6 +127,51 @@ Test(kernels, linear_in_blocks)
 	for_each_backend(check_linear_blocks);
 }
 
+/* Three layers of one input stacked, one of them of another type in the file: the same as one layer. */
+static void check_linear_stacked(struct backend *b[2])
+{
+	enum { EACH = 40, OUT = 3 * EACH, IN = 72 };
+	struct weight *weight[2], *bias[2];
+	struct tensor y[2];
+	float *values = noise(OUT * IN, 5);
+	uint16_t *middle = malloc(sizeof *middle * EACH * IN);
+	cr_assert(middle);
+	for (int i = 0; i < OUT * IN; i++)
+		values[i] = roundf(8 * values[i]); /* which every type holds */
+	for (int i = 0; i < EACH * IN; i++) {
+		uint32_t bits;
+		memcpy(&bits, &values[EACH * IN + i], sizeof bits);
+		middle[i] = (uint16_t)(bits >> 16);
+	}
+	const struct numbers parts[] = {{values, DTYPE_F32}, {middle, DTYPE_BF16}, {values + 2 * EACH * IN, DTYPE_F32}};
+	const struct numbers rows[] = {{values, DTYPE_F32}, {middle, DTYPE_BF16}, {values + 2 * EACH, DTYPE_F32}};
+	float whole[OUT];
+	for (int i = 0; i < OUT; i++)
+		whole[i] = i / EACH == 1 ? values[EACH * IN + i - EACH] : values[i];
+	for (int i = 0; i < 2; i++) {
+		weight[i] = i ? weight_create_stacked(b[i], WEIGHT_LINEAR, OUT, IN, parts, 3)
+			      : weight_create(b[i], WEIGHT_LINEAR, OUT, IN, DTYPE_F32, values);
+		bias[i] = i ? weight_create_stacked(b[i], WEIGHT_VECTOR, OUT, 1, rows, 3)
+			    : weight_create(b[i], WEIGHT_VECTOR, OUT, 1, DTYPE_F32, whole);
+		cr_assert(weight[i] && bias[i], "%s", b[i]->error.text);
+		y[i] = room(b[i], 33, OUT, 0);
+		op_linear(b[i], y[i], place_noise(b[i], 33, IN, 0, 7), weight[i], &(struct epilogue){.bias = bias[i]});
+	}
+	expect_close(b, y[1], y[0], SUM_LIMIT, "stacked");
+	for (int i = 0; i < 2; i++) {
+		weight_destroy(b[i], weight[i]);
+		weight_destroy(b[i], bias[i]);
+		scratch_release(b[i], 0);
+	}
+	free(values);
+	free(middle);
+}
+
+Test(kernels, linear_stacked)
+{
+	for_each_backend(check_linear_stacked);
+}
+
 static void check_conv3d(struct backend *b[2])
 {
 	static const int64_t shapes[][4] = {

@@ -108,7 +108,7 @@ void cuda_download_bytes(struct backend *b, void *host, const void *device, size
 struct tensor cuda_as(struct backend *b, struct tensor x, enum dtype dtype, bool dense);
 
 struct weight *cuda_weight_create(
-	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, enum dtype dtype, const void *host);
+	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, const struct numbers *parts, int count);
 void cuda_weight_destroy(struct backend *b, struct weight *w);
 
 struct backend *cuda_helper(struct backend *b, struct error *err);
