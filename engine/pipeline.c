@@ -148,13 +148,22 @@ static void note_loaded(void *user, int64_t numbers)
 	run_stage(l->run, TRELLIS_LOAD, percent, 100);
 }
 
+/* Where networks leave, have the first ones there when the next job comes: it is mostly one like the last. */
+static void expect_job(struct trellis *t, const struct sampler_config *structure, const struct sampler_config *latent)
+{
+	if (!networks_stay(t->networks))
+		networks_ahead(t->networks, 1u << ROLE_ENCODER | 1u << ROLE_STRUCTURE_FLOW, structure, latent);
+}
+
 bool trellis_load(struct trellis *t, trellis_progress_fn progress, void *user, struct error *err)
 {
 	struct run run;
 	struct load load = {.run = &run, .percent = -1};
 
-	if (!networks_stay(t->networks))
+	if (!networks_stay(t->networks)) {
+		expect_job(t, &t->model->structure_sampler, &t->model->latent_sampler);
 		return true;
+	}
 	run_init(&run, t->backend, progress, user);
 	for (int role = 0; role < ROLE_GAUSSIAN_DECODER; role++)
 		load.total += networks_numbers(t->networks, (enum model_role)role);
@@ -557,6 +566,8 @@ bool trellis_decode_surface(struct trellis *t, const struct trellis_latent *late
 	bool ok = decode(t, &job, latent, surface, err) || (free_memory(t) && decode(t, &job, latent, surface, err));
 	if (!ok)
 		networks_stop(t->networks);
+	else
+		expect_job(t, &job.structure, &job.latent);
 	run_finish(&job.run);
 	return ok;
 }

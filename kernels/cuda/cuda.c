@@ -3,6 +3,7 @@
  * once a first job has run. */
 #include "cuda.h"
 
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -129,7 +130,8 @@ static void copy_parallel(char *to, const char *from, size_t bytes)
 {
 	const size_t piece = (size_t)512 << 10;
 	int64_t pieces = (int64_t)((bytes + piece - 1) / piece);
-#pragma omp parallel for schedule(dynamic) num_threads(8) if (pieces > 2)
+	int processors = omp_get_num_procs();
+#pragma omp parallel for schedule(dynamic) num_threads(processors < 16 ? processors : 16) if (pieces > 2)
 	for (int64_t i = 0; i < pieces; i++) {
 		size_t first = (size_t)i * piece, left = bytes - first;
 		memcpy(to + first, from + first, left < piece ? left : piece);
