@@ -306,6 +306,11 @@ bool networks_stay(const struct networks *n)
 	return n->stay;
 }
 
+bool networks_load_ahead(const struct networks *n)
+{
+	return n->may_ahead;
+}
+
 void networks_let_leave(struct networks *n)
 {
 	n->stay = false;

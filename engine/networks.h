@@ -29,6 +29,8 @@ double networks_numbers(const struct networks *n, enum model_role role);
 
 /* The role's network (stages.h), loaded if it is not there yet; NULL and err when that fails. Its role is present. */
 void *networks_get(struct networks *n, enum model_role role, struct run *run, struct error *err);
+/* Whether networks_ahead does anything here. */
+bool networks_load_ahead(const struct networks *n);
 /* Begin to load those of a job: roles is a set of 1 << role. The flows are prepared for these samplers. */
 void networks_ahead(struct networks *n, unsigned roles, const struct sampler_config *structure,
 	const struct sampler_config *latent);

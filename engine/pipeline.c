@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_MAX_VOXELS = 60000 };
+enum { DEFAULT_MAX_VOXELS = 60000, EVERY_JOB = (1 << ROLE_GAUSSIAN_DECODER) - 1 /* the networks of every job */ };
 
 struct trellis {
 	struct model *model;
@@ -159,24 +159,29 @@ bool trellis_load(struct trellis *t, trellis_progress_fn progress, void *user, s
 {
 	struct run run;
 	struct load load = {.run = &run, .percent = -1};
+	/* What a job needs at once; the rest is there before it is needed, or comes now. */
+	int first = networks_load_ahead(t->networks) ? ROLE_STRUCTURE_FLOW + 1 : ROLE_GAUSSIAN_DECODER;
 
 	if (!networks_stay(t->networks)) {
 		expect_job(t, &t->model->structure_sampler, &t->model->latent_sampler);
 		return true;
 	}
 	run_init(&run, t->backend, progress, user);
-	for (int role = 0; role < ROLE_GAUSSIAN_DECODER; role++)
+	for (int role = 0; role < first; role++)
 		load.total += networks_numbers(t->networks, (enum model_role)role);
 	run.work_total = load.total;
 	t->backend->loaded = note_loaded;
 	t->backend->loaded_user = &load;
 	bool ok = true;
-	for (int role = 0; ok && role < ROLE_GAUSSIAN_DECODER; role++)
+	for (int role = 0; ok && role < first; role++)
 		ok = !t->model->roles[role] || networks_get(t->networks, (enum model_role)role, &run, err);
 	ok = ok && backend_finish(t->backend, err);
 	t->backend->loaded = NULL;
 	run_finish(&run);
-	return ok || free_memory(t);
+	if (!ok)
+		return free_memory(t);
+	networks_ahead(t->networks, EVERY_JOB, &t->model->structure_sampler, &t->model->latent_sampler);
+	return true;
 }
 
 /* Settings of a sampler after the caller's wishes. */
@@ -460,9 +465,8 @@ bool trellis_generate(struct trellis *t, const struct trellis_image *views, int 
 	if (params->want_gaussians && !model_require(t->model, ROLE_GAUSSIAN_DECODER, err))
 		return false;
 	job_init(t, &job, params, progress, user);
-	unsigned roles = (1u << ROLE_GAUSSIAN_DECODER) - 1;
-	networks_ahead(t->networks, roles | (unsigned)params->want_gaussians << ROLE_GAUSSIAN_DECODER, &job.structure,
-		&job.latent);
+	networks_ahead(t->networks, EVERY_JOB | (unsigned)params->want_gaussians << ROLE_GAUSSIAN_DECODER,
+		&job.structure, &job.latent);
 	bool ok = generate(t, &job, views, latent, err);
 	if (!ok && free_memory(t)) {
 		job.run.work_done = 0;

@@ -133,7 +133,8 @@ const struct trellis_device *trellis_device(const struct trellis *t); /* owned b
 
 /* Put the weights on the device now rather than in the first job, if they are to stay there. Progress is of stage
  * TRELLIS_LOAD, fraction by bytes. When memory runs out they are loaded stage by stage from then on, which is no failure.
- * If they are not to stay, those of the first stages are loaded, while the caller goes on. */
+ * A GPU is ready for a job when it has the first stages' weights: the others are loaded while the caller goes on. If they
+ * are not to stay, so are those of the first stages. */
 bool trellis_load(struct trellis *t, trellis_progress_fn progress, void *user, struct error *err);
 
 /* After a failed call: whether the device was to blame, so that another process or another device may do it. It is lost, out

@@ -62,7 +62,7 @@ static bool watch(const struct trellis_progress *p, void *user)
 Test(device_faults, loading_tells_how_far_it_is)
 {
 	struct told told = {0};
-	struct trellis *t = open_model("", false);
+	struct trellis *t = open_model("helper=0", false);
 	cr_assert(trellis_load(t, watch, &told, &err), "%s", err.text);
 	cr_expect_geq(told.n, 20, "told only %d times", told.n);
 	cr_expect_gt(told.fraction, 0.97, "ended at %g", told.fraction);
@@ -72,10 +72,23 @@ Test(device_faults, loading_tells_how_far_it_is)
 	close_model(t);
 }
 
+/* What loads ahead is ready sooner; the rest comes while a job runs. */
+Test(device_faults, ready_with_the_first_networks)
+{
+	struct told told = {0};
+	bool ok;
+	struct trellis *t = open_model("slow-load=2", false);
+	cr_assert(trellis_load(t, watch, &told, &err), "%s", err.text);
+	cr_expect_gt(told.fraction, 0.97, "ended at %g", told.fraction);
+	run_job(t, &ok);
+	cr_expect(ok, "%s", err.text);
+	close_model(t);
+}
+
 Test(device_faults, loading_can_be_cancelled)
 {
 	struct told told = {.cancel_at = 5};
-	struct trellis *t = open_model("", false);
+	struct trellis *t = open_model("helper=0", false);
 	cr_expect(!trellis_load(t, watch, &told, &err));
 	cr_expect_str_eq(err.text, "cancelled");
 	cr_expect_eq(told.n, 5);

@@ -1,6 +1,6 @@
 #!/bin/bash
-# jobs.sh BUILD MODEL [OPTION...] - whole jobs through a mount: seconds from mounting to a loaded model, from close() of a
-# picture to its mesh, jobs a minute with a full queue, and the device memory that takes. OPTIONs are the mount's.
+# jobs.sh BUILD MODEL [OPTION...] - whole jobs through a mount: seconds from mounting to a model that takes jobs and to the
+# mesh of a picture that was there at once, from close() of a picture to its mesh, jobs a minute with a full queue, and the device memory that takes. OPTIONs are the mount's.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 build=$1 model=$2
@@ -16,11 +16,14 @@ cleanup() { umount "$mount" || umount -l "$mount"; rm -rf "$mount" "$state"; }
 start=$(now)
 "$fs" "${options[@]}" "$mount" || exit 1
 trap cleanup EXIT
+cp examples/duck.png "$mount/in/first.png"
 for _ in $(seq 600); do
 	grep -q '^model.*: ready' "$mount/status" && break
 	sleep 0.02
 done
-echo "mounted to loaded: $(since "$start")"
+echo "mounted to ready: $(since "$start")"
+"$build/trellis" wait --timeout 120 "$mount/in/first.png" >/dev/null || cat "$mount/out/first.error.txt"
+echo "mounted to the first mesh: $(since "$start")"
 cat "$mount/status"
 one() { # name
 	start=$(now)
