@@ -3,7 +3,6 @@
  * once a first job has run. */
 #include "cuda.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -130,8 +129,7 @@ static void copy_parallel(char *to, const char *from, size_t bytes)
 {
 	const size_t piece = (size_t)512 << 10;
 	int64_t pieces = (int64_t)((bytes + piece - 1) / piece);
-	int processors = omp_get_num_procs();
-#pragma omp parallel for schedule(dynamic) num_threads(processors < 16 ? processors : 16) if (pieces > 2)
+#pragma omp parallel for schedule(dynamic) num_threads(8) if (pieces > 2)
 	for (int64_t i = 0; i < pieces; i++) {
 		size_t first = (size_t)i * piece, left = bytes - first;
 		memcpy(to + first, from + first, left < piece ? left : piece);
