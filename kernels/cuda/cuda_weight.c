@@ -23,16 +23,16 @@ static bool fill_part(struct backend *b, enum weight_kind kind, bool is_plain, i
 		cuda_upload_bytes(b, data, part->data, bytes);
 		return !b->failed;
 	}
-	void *raw = cuda_alloc(b, bytes);
-	if (!raw)
-		return false;
-	cuda_upload_bytes(b, raw, part->data, bytes);
+	size_t mark = scratch_mark(b); /* not alloc and free: that would leave holes among the weights */
+	void *raw = scratch_new_as(b, DTYPE_F32, 1, (int64_t)(bytes + 3) / 4).data;
+	if (raw)
+		cuda_upload_bytes(b, raw, part->data, bytes);
 	if (!b->failed && is_plain)
 		convert(b, out, in, data, type, raw, part->dtype);
 	else if (!b->failed)
 		cuda_check(b, launch_pack(cuda_launch(b), kind, out, in, data, type, raw, part->dtype),
 			"packing a weight");
-	cuda_free(b, raw);
+	scratch_release(b, mark);
 	return !b->failed;
 }
 
