@@ -8,6 +8,7 @@
  *   describe=TEXT    the device can't, because
  *   create=TEXT      nor made a backend, because
  *   bytes=N          allocations beyond so much in all fail; half of it counts as free at the start
+ *   free=N           so much is said to be free, whatever is
  *   FAULT=N          at the N-th op after the probe: see faults below
  *   more=1           and at all ops after it
  *   load=FAULT       the fault at the first weight of a model
@@ -49,7 +50,7 @@ static struct {
 	char count[200], describe[200], create[200], tokens[300];
 	long at[KIND_COUNT]; /* 0: never */
 	enum kind load, ahead, probe;
-	size_t memory;
+	size_t memory, free;
 	atomic_size_t used;
 } plan;
 
@@ -100,6 +101,8 @@ static void take_word(char *word)
 		plan.slow_ms = atoi(value);
 	else if (!strcmp(word, "bytes"))
 		plan.memory = (size_t)atol(value);
+	else if (!strcmp(word, "free"))
+		plan.free = (size_t)atol(value);
 	else if (!strcmp(word, "count"))
 		copy_text(plan.count, sizeof plan.count, value);
 	else if (!strcmp(word, "describe"))
@@ -270,11 +273,21 @@ static void fake_attention(struct backend *b, struct tensor y, struct tensor q, 
 	end(y);
 }
 
+static __thread bool on_helpers_thread; /* which has asked for it */
+
+/* Nobody but its thread drives the helper, and that thread nothing else. */
+static void check_thread(const struct backend *b)
+{
+	if (on_helpers_thread != (b->ops == &fake.helper_ops))
+		abort();
+}
+
 /* Allocations are remembered by their size in front of them. */
 enum { FRONT = 64 };
 
 static void *fake_alloc(struct backend *b, size_t bytes)
 {
+	check_thread(b);
 	if (plan.memory && plan.used + bytes > plan.memory) {
 		backend_fail_as(b, FAULT_MEMORY, "out of device memory: %zu bytes wanted", bytes);
 		return NULL;
@@ -291,6 +304,7 @@ static void fake_free(struct backend *b, void *p)
 {
 	if (!p)
 		return;
+	check_thread(b);
 	plan.used -= *(size_t *)(void *)((char *)p - FRONT);
 	fake.cpu->free(b, (char *)p - FRONT);
 }
@@ -304,6 +318,7 @@ static struct weight *new_weight(
 	struct backend *b, enum weight_kind kind, int64_t out, int64_t in, const struct numbers *parts, int count)
 {
 	size_t bytes = (size_t)weight_count(kind, out, in) * sizeof(float);
+	check_thread(b);
 	if (plan.memory && plan.used + bytes > plan.memory) {
 		backend_fail_as(b, FAULT_MEMORY, "out of device memory: %zu bytes wanted", bytes);
 		return NULL;
@@ -362,6 +377,7 @@ static struct backend *fake_helper(struct backend *main, struct error *err)
 {
 	(void)main;
 	struct backend *b = backend_cpu_create(1, err);
+	on_helpers_thread = true;
 	if (b)
 		b->ops = &fake.helper_ops;
 	return b;
@@ -369,6 +385,7 @@ static struct backend *fake_helper(struct backend *main, struct error *err)
 
 static void fake_weight_destroy(struct backend *b, struct weight *w)
 {
+	check_thread(b);
 	plan.used -= weight_bytes(w);
 	fake.cpu->weight_destroy(b, w);
 }
@@ -395,6 +412,8 @@ static bool fake_describe(int ordinal, struct plugin_device *device, struct erro
 {
 	*device = (struct plugin_device){.memory_bytes = plan.memory ? plan.memory : (uint64_t)24 << 30};
 	device->free_bytes = device->memory_bytes / 2 - (plan.used < device->memory_bytes / 2 ? plan.used : 0);
+	if (plan.free)
+		device->free_bytes = plan.free;
 	snprintf(device->name, sizeof device->name, "Fake");
 	return !*plan.describe || !concerns(ordinal) || error_set(err, "%s", plan.describe);
 }

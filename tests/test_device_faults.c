@@ -132,6 +132,30 @@ Test(device_faults, the_next_network_is_loaded_while_one_works, .timeout = 120)
 	cr_expect_eq(result_of("helper=0", true), wanted);
 }
 
+/* The whole does not fit, two networks at a time sometimes do: what has no room waits until one has left. */
+Test(device_faults, ahead_as_far_as_there_is_room)
+{
+	double wanted = result_of("helper=0", false);
+	cr_expect_eq(result_of("free=1000", false), wanted);
+	cr_expect_eq(result_of("free=9000000", false), wanted);
+	cr_expect_eq(result_of("free=20000000", false), wanted);
+}
+
+/* A mesh decoder that was loaded ahead and not asked for takes the room that the encoder needs. */
+Test(device_faults, a_latent_is_never_decoded, .timeout = 60)
+{
+	struct trellis_params p = trellis_params_default();
+	struct trellis *t = open_model("free=1000", false);
+	p.structure_steps = p.latent_steps = 1;
+	for (int i = 0; i < 2; i++) {
+		struct trellis_latent latent;
+		cr_assert(trellis_generate(t, &image, 1, &p, NULL, NULL, &latent, &err), "%s", err.text);
+		trellis_latent_finish(&latent);
+		usleep(300000); /* by then it is there */
+	}
+	close_model(t);
+}
+
 /* What can't be loaded ahead is loaded when it is needed. */
 Test(device_faults, loading_ahead_fails)
 {
