@@ -2,7 +2,7 @@
  * protocol.h.
  *
  *   main thread     reads the socket: hands jobs over, notes cancellations, ends the process when the daemon is gone
- *   device thread   owns engine and device: loads the model, runs jobs
+ *   device thread   owns engine and device: loads the model, runs jobs; the engine may load ahead on a thread of its own
  *   finisher        with a GPU: cleans the mesh and writes the files of a job while the device has the next one
  *
  * All may send: a message is one packet, which the kernel keeps whole. The process ends by _exit, because the device
