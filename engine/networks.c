@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { RESIDENT_BYTES = 1 << 29, NONE = -1 };
+enum { RESIDENT_BYTES = 1 << 29, NONE = -1, STARTING = ROLE_COUNT };
 
 struct networks {
 	const struct model *model;
@@ -23,13 +23,14 @@ struct networks {
 	bool may_ahead, has_thread;
 	double limit; /* bytes */
 	pthread_t thread;
-	atomic_bool stop; /* the helper's cancellation */
+	atomic_bool stop;  /* the helper's cancellation */
+	atomic_uint beats; /* tensors that it has loaded */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	/* under the lock */
 	bool quit, failed;	 /* failed: there is no helper */
 	unsigned wanted;	 /* to be loaded: 1 << role */
-	int loading, needed;	 /* role at work; role that the job waits for */
+	int loading, needed;	 /* role at work, or the helper is being made; role that the job waits for */
 	void *ahead[ROLE_COUNT]; /* loaded, not taken yet */
 	double used;		 /* bytes of what is loaded, ahead and at work */
 	struct sampler_config structure, latent;
@@ -106,7 +107,8 @@ double networks_numbers(const struct networks *n, enum model_role role)
 
 /* ---- the thread that loads ahead ---- */
 
-/* What it is to load now; under the lock. Out of order only what the job waits for, for which there must be room. */
+/* What it is to load now; under the lock. What the job waits for comes first and regardless of room; the rest in order, as far
+ * as there is room. */
 static int next_role(const struct networks *n)
 {
 	if (n->needed != NONE && n->wanted & 1u << n->needed)
@@ -135,6 +137,13 @@ static void *load_ahead(struct networks *n, struct run *run, enum model_role rol
 	return ok ? network : NULL;
 }
 
+static void note_tensor(void *user, int64_t numbers)
+{
+	struct networks *n = user;
+	(void)numbers;
+	atomic_fetch_add(&n->beats, 1);
+}
+
 /* Wait for something to do; NONE: the end. Under the lock. */
 static int wait_for_work(struct networks *n)
 {
@@ -154,9 +163,12 @@ static void *run_thread(void *user)
 	if (helper) {
 		run_init(&run, helper, NULL, NULL);
 		helper->cancel = &n->stop;
+		helper->loaded = note_tensor;
+		helper->loaded_user = n;
 	}
 	pthread_mutex_lock(&n->lock);
 	n->failed = !helper;
+	n->loading = NONE;
 	pthread_cond_broadcast(&n->changed);
 	while (helper && (role = wait_for_work(n)) != NONE) {
 		struct sampler_config structure = n->structure, latent = n->latent;
@@ -180,10 +192,13 @@ static void *run_thread(void *user)
 void networks_ahead(
 	struct networks *n, unsigned roles, const struct sampler_config *structure, const struct sampler_config *latent)
 {
+	if (n->may_ahead && !n->has_thread) {
+		n->loading = STARTING;
+		n->has_thread = pthread_create(&n->thread, NULL, run_thread, n) == 0;
+		n->may_ahead = n->has_thread;
+	}
 	if (!n->may_ahead)
 		return;
-	if (!n->has_thread)
-		n->may_ahead = n->has_thread = pthread_create(&n->thread, NULL, run_thread, n) == 0;
 	pthread_mutex_lock(&n->lock);
 	for (int role = 0; role < ROLE_COUNT; role++)
 		if (n->model->roles[role] && !n->loaded[role] && !n->ahead[role] && n->loading != role)
@@ -209,9 +224,11 @@ static bool will_come(const struct networks *n, enum model_role role)
 	return !n->failed && (n->wanted & 1u << role || n->loading == (int)role);
 }
 
-/* The network if it was loaded ahead, once it is there; NULL: it was not, or the job was cancelled meanwhile. */
+/* The network if it was loaded ahead, once it is there; NULL: it was not, or the job was cancelled meanwhile. Progress is told
+ * when there is some: a device that hangs is found by its silence. */
 static void *take_ahead(struct networks *n, enum model_role role, struct run *run)
 {
+	unsigned seen = atomic_load(&n->beats);
 	pthread_mutex_lock(&n->lock);
 	while (!n->ahead[role] && will_come(n, role) && backend_ok(run->b)) {
 		struct timespec until;
@@ -223,7 +240,10 @@ static void *take_ahead(struct networks *n, enum model_role role, struct run *ru
 		pthread_cond_broadcast(&n->changed);
 		pthread_cond_timedwait(&n->changed, &n->lock, &until);
 		pthread_mutex_unlock(&n->lock);
-		run_worked(run, 0); /* which may cancel it */
+		unsigned beats = atomic_load(&n->beats);
+		if (beats != seen)
+			run_worked(run, 0); /* which may cancel it */
+		seen = beats;
 		pthread_mutex_lock(&n->lock);
 	}
 	n->needed = NONE;
@@ -240,8 +260,12 @@ void *networks_get(struct networks *n, enum model_role role, struct run *run, st
 {
 	if (!n->loaded[role])
 		n->loaded[role] = take_ahead(n, role, run);
-	if (!n->loaded[role] && (n->loaded[role] = create(role, run, n->model->roles[role], err)))
-		account(n, n->bytes[role]);
+	if (!n->loaded[role]) {
+		account(n, n->bytes[role]); /* before, so that nothing else takes the room */
+		n->loaded[role] = create(role, run, n->model->roles[role], err);
+		if (!n->loaded[role])
+			account(n, -n->bytes[role]);
+	}
 	return n->loaded[role];
 }
 
@@ -251,7 +275,7 @@ static void release(struct networks *n, enum model_role role)
 		return;
 	destroy(role, n->loaded[role]);
 	n->loaded[role] = NULL;
-	scratch_trim(n->backend); /* which waits: the memory is free now */
+	scratch_trim(n->backend); /* which waits for the device */
 	account(n, -n->bytes[role]);
 }
 
@@ -289,14 +313,29 @@ void networks_stop(struct networks *n)
 		release_all(n);
 }
 
+/* What the helper has made is gone before it. */
+static void end_thread(struct networks *n)
+{
+	if (!n->has_thread)
+		return;
+	pthread_mutex_lock(&n->lock);
+	n->quit = true;
+	pthread_cond_broadcast(&n->changed);
+	pthread_mutex_unlock(&n->lock);
+	pthread_join(n->thread, NULL);
+	n->has_thread = n->may_ahead = false;
+}
+
 bool networks_shrink(struct networks *n)
 {
-	if (!n->stay && !n->may_ahead)
-		return false;
+	pthread_mutex_lock(&n->lock);
+	bool gives = n->stay || n->used > 0;
+	pthread_mutex_unlock(&n->lock);
 	networks_stop(n);
 	n->stay = n->may_ahead = false;
 	release_all(n);
-	return true;
+	end_thread(n);
+	return gives;
 }
 
 /* ---- life ---- */
@@ -335,6 +374,7 @@ struct networks *networks_create(const struct model *m, struct backend *b, uint6
 	n->may_ahead = b->ops->helper != NULL;
 	n->loading = n->needed = NONE;
 	atomic_init(&n->stop, false);
+	atomic_init(&n->beats, 0);
 	pthread_mutex_init(&n->lock, NULL);
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -348,14 +388,8 @@ void networks_destroy(struct networks *n)
 	if (!n)
 		return;
 	networks_stop(n);
-	release_all(n); /* before the helper that has made some of it */
-	if (n->has_thread) {
-		pthread_mutex_lock(&n->lock);
-		n->quit = true;
-		pthread_cond_broadcast(&n->changed);
-		pthread_mutex_unlock(&n->lock);
-		pthread_join(n->thread, NULL);
-	}
+	release_all(n);
+	end_thread(n);
 	pthread_cond_destroy(&n->changed);
 	pthread_mutex_destroy(&n->lock);
 	free(n);

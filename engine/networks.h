@@ -11,8 +11,8 @@
 #include "model.h"
 #include "run.h"
 
-/* Of weights on the device with those that were loaded ahead. TRELLIS-image-large in half precision: the encoder and the
- * structure flow, or all that comes behind the latter. */
+/* So much may be on the device, the running stage's weights included, when another network is loaded ahead. TRELLIS-image-large
+ * in half precision: the encoder and the structure flow, or all that comes behind the latter. */
 #define NETWORKS_AHEAD_BYTES 1500000000.0
 
 struct networks;
@@ -38,7 +38,7 @@ void networks_ahead(struct networks *n, unsigned roles, const struct sampler_con
 void networks_done(struct networks *n, enum model_role role);
 /* The job has failed: what is being loaded ahead is given up. When this returns, nobody else uses the device. */
 void networks_stop(struct networks *n);
-/* After want of memory: give everything back and keep less from now on. False: there is nothing to give. */
+/* After want of memory: give everything back, and have one network at a time on the device from now on. False: it was so. */
 bool networks_shrink(struct networks *n);
 
 #endif

@@ -265,9 +265,10 @@ static bool encode(struct trellis *t, struct job *job, const struct trellis_imag
 		image_encoder_forward(&job->run, encoder, *condition, pixels, size, size);
 	}
 	free(pixels);
-	if (!encoder || !backend_finish(t->backend, err))
-		return false;
+	bool ok = encoder && backend_finish(t->backend, err);
 	networks_done(t->networks, ROLE_ENCODER);
+	if (!ok)
+		return false;
 	if (t->record) {
 		struct pipeline_record *r = t->record;
 		r->tokens = condition->rows;
@@ -559,20 +560,28 @@ static bool decode(struct trellis *t, struct job *job, const struct trellis_late
 	return true;
 }
 
+static bool decode_job(struct trellis *t, struct job *job, const struct trellis_latent *latent,
+	const struct trellis_params *params, trellis_progress_fn progress, void *user, struct trellis_surface **surface,
+	struct error *err)
+{
+	if (!params_check(params, err) || !latent_check(t, latent, err))
+		return false;
+	job_init(t, job, params, progress, user);
+	bool ok = decode(t, job, latent, surface, err) || (free_memory(t) && decode(t, job, latent, surface, err));
+	if (!ok)
+		networks_stop(t->networks);
+	run_finish(&job->run);
+	return ok;
+}
+
 bool trellis_decode_surface(struct trellis *t, const struct trellis_latent *latent, const struct trellis_params *params,
 	trellis_progress_fn progress, void *user, struct trellis_surface **surface, struct error *err)
 {
 	struct job job;
 
-	if (!params_check(params, err) || !latent_check(t, latent, err))
-		return false;
-	job_init(t, &job, params, progress, user);
-	bool ok = decode(t, &job, latent, surface, err) || (free_memory(t) && decode(t, &job, latent, surface, err));
-	if (!ok)
-		networks_stop(t->networks);
-	else
+	bool ok = decode_job(t, &job, latent, params, progress, user, surface, err);
+	if (ok)
 		expect_job(t, &job.structure, &job.latent);
-	run_finish(&job.run);
 	return ok;
 }
 
@@ -596,8 +605,9 @@ bool trellis_decode(struct trellis *t, const struct trellis_latent *latent, cons
 	trellis_progress_fn progress, void *user, struct trellis_mesh *mesh, struct error *err)
 {
 	struct trellis_surface *s;
+	struct job job;
 
-	if (!trellis_decode_surface(t, latent, params, progress, user, &s, err))
+	if (!decode_job(t, &job, latent, params, progress, user, &s, err))
 		return false;
 	bool ok = trellis_surface_mesh(s, params, mesh, err);
 	if (ok && t->record) {

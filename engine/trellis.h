@@ -23,7 +23,7 @@ struct trellis_options {
 	const char *device; /* "auto" (NULL), "cpu", "cuda", "cuda:N" */
 	const char *dtype;  /* "f32", "f16", "bf16"; NULL: f16 on CUDA; the CPU has f32 only */
 	int threads;	    /* of the CPU; 0: all that the process may use */
-	bool low_memory;    /* only the running and the next stage's weights on the device, also where all would fit */
+	bool low_memory;    /* weights leave the device when their stage is over, also where all would fit */
 	int probe_s;	    /* so long a device may take to answer; 0: two minutes */
 };
 
@@ -131,10 +131,10 @@ const char *trellis_model_name(const struct trellis *t);
 const char *trellis_model_note(const struct trellis *t);	      /* "" when there is nothing to say */
 const struct trellis_device *trellis_device(const struct trellis *t); /* owned by t */
 
-/* Put the weights on the device now rather than in the first job, if they are to stay there. Progress is of stage
- * TRELLIS_LOAD, fraction by bytes. When memory runs out they are loaded stage by stage from then on, which is no failure.
- * A GPU is ready for a job when it has the first stages' weights: the others are loaded while the caller goes on. If they
- * are not to stay, so are those of the first stages. */
+/* Put the weights on the device now rather than in the first job. Progress is of stage TRELLIS_LOAD, fraction by bytes. When
+ * memory runs out they are loaded stage by stage from then on, which is no failure. A GPU is ready for a job when it has the
+ * first stages' weights: the others are loaded while the caller goes on. Where weights do not stay, this returns at once, and
+ * a GPU loads the first stages' while the caller goes on. */
 bool trellis_load(struct trellis *t, trellis_progress_fn progress, void *user, struct error *err);
 
 /* After a failed call: whether the device was to blame, so that another process or another device may do it. It is lost, out

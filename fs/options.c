@@ -23,7 +23,7 @@ static const struct option {
 		"where the model runs (auto: CUDA if it works)"},
 	{"dtype", STRING, offsetof(struct options, dtype), "f16|bf16|f32", "of the arithmetic on CUDA (f16)"},
 	{"memory", STRING, offsetof(struct options, memory), "auto|low",
-		"low: only the running and the next stage's weights on the device (auto)"},
+		"low: weights leave the device when their stage is over (auto)"},
 	{"state", STRING, offsetof(struct options, state), "DIR",
 		"where inputs, results and jobs are kept\n(~/.local/state/trellisfs/NAME, of root "
 		"/var/lib/trellisfs/NAME)"},

@@ -2,6 +2,9 @@
 #include "fake_plugin.h"
 #include "trellis.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
+
 static struct trellis_image image;
 static struct error err;
 
@@ -75,11 +78,15 @@ Test(device_faults, loading_tells_how_far_it_is)
 /* What loads ahead is ready sooner; the rest comes while a job runs. */
 Test(device_faults, ready_with_the_first_networks)
 {
-	struct told told = {0};
+	struct told all = {0}, told = {0};
 	bool ok;
-	struct trellis *t = open_model("slow-load=2", false);
+	struct trellis *t = open_model("helper=0", false);
+	cr_assert(trellis_load(t, watch, &all, &err), "%s", err.text);
+	close_model(t);
+	t = open_model("", false);
 	cr_assert(trellis_load(t, watch, &told, &err), "%s", err.text);
 	cr_expect_gt(told.fraction, 0.97, "ended at %g", told.fraction);
+	cr_expect_lt(told.n, all.n, "told as often as of all networks");
 	run_job(t, &ok);
 	cr_expect(ok, "%s", err.text);
 	close_model(t);
@@ -181,6 +188,38 @@ Test(device_faults, the_device_is_lost_while_loading_ahead)
 	cr_expect(strstr(err.text, "an illegal memory access"), "%s", err.text);
 	cr_expect(trellis_device_failed(t, &err));
 	close_model(t);
+}
+
+static atomic_int heard;
+
+static bool hear(const struct trellis_progress *p, void *user)
+{
+	(void)p;
+	(void)user;
+	heard++;
+	return true;
+}
+
+static void *run_hanging_job(void *t)
+{
+	bool ok;
+	run_watched_job(t, hear, NULL, &ok);
+	abort(); /* it can't come to an end */
+}
+
+/* Who watches a job for signs of life must not see any of a device that hangs beside it. */
+Test(device_faults, the_device_hangs_while_loading_ahead)
+{
+	pthread_t thread;
+	struct trellis *t = open_model("ahead=hang", true);
+	cr_assert_eq(pthread_create(&thread, NULL, run_hanging_job, t), 0);
+	pthread_detach(thread);
+	usleep(1500000);
+	int before = heard;
+	cr_expect_gt(before, 0);
+	usleep(1000000);
+	cr_expect_eq(heard, before, "it goes on telling progress");
+	forget_plan();
 }
 
 static bool cancel_soon(const struct trellis_progress *p, void *user)

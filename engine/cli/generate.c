@@ -33,7 +33,7 @@ static const char help[] =
 	"      --no-preview      write no IMAGE.preview.png beside the mesh\n"
 	"  -d, --device NAME     auto (default: CUDA where it works, else cpu), cpu, cuda or cuda:N\n"
 	"      --dtype TYPE      f16 (default), bf16 or f32 on CUDA; the CPU computes in f32\n"
-	"      --memory HOW      auto (default), or low: only the running and the next stage's weights on the device\n"
+	"      --memory HOW      auto (default), or low: weights leave the device when their stage is over\n"
 	"  -t, --threads N       processor threads (default: all)\n"
 	"      --taps FILE       also write the run's intermediates as safetensors: cond, ss_noise, z_s, coords,\n"
 	"                        slat_noise, slat, vertices, faces, vertex_attrs (one picture)\n"

@@ -42,7 +42,7 @@ static const char help[] =
 	"  -m, --model MODEL    directory (absolute: the worker runs in /) or hub id\n"
 	"  -d, --device DEVICE  auto (default), cpu, cuda or cuda:N\n"
 	"      --dtype TYPE     f16 (default), bf16 or f32 on CUDA\n"
-	"      --memory HOW     auto (default), or low: only the running and the next stage's weights on the device\n"
+	"      --memory HOW     auto (default), or low: weights leave the device when their stage is over\n"
 	"      --hang S         the daemon ends a worker that says nothing for so long; a device that does not answer\n"
 	"                       in half of it is refused\n"
 	"  -t, --threads N      of the CPU; 0 (default): all\n"
