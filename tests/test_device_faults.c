@@ -172,6 +172,22 @@ Test(device_faults, loading_ahead_fails)
 	cr_expect_eq(result_of("ahead=call", true), wanted);
 }
 
+/* No thread can be had, here because its stack would be larger than any address space. */
+Test(device_faults, no_thread_to_load_ahead, .timeout = 60)
+{
+	double wanted = result_of("helper=0", true);
+	pthread_attr_t attr;
+	bool ok;
+	struct trellis *t = open_model("", true);
+	cr_assert(pthread_attr_init(&attr) == 0 && pthread_attr_setstacksize(&attr, (size_t)1 << 47) == 0 &&
+		  pthread_setattr_default_np(&attr) == 0);
+	for (int i = 0; i < 2; i++) {
+		cr_expect_eq(run_job(t, &ok), wanted);
+		cr_expect(ok, "%s", err.text);
+	}
+	close_model(t);
+}
+
 /* Two networks at a time are too much, one is not. */
 Test(device_faults, no_memory_in_a_job_for_what_was_loaded_ahead)
 {
