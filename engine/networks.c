@@ -8,7 +8,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { RESIDENT_BYTES = 1 << 29, NONE = -1, STARTING = ROLE_COUNT };
 
@@ -23,8 +22,7 @@ struct networks {
 	bool may_ahead, has_thread;
 	double limit; /* bytes */
 	pthread_t thread;
-	atomic_bool stop;  /* the helper's cancellation */
-	atomic_uint beats; /* tensors that it has loaded */
+	atomic_bool stop; /* the helper's cancellation */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	/* under the lock */
@@ -107,8 +105,8 @@ double networks_numbers(const struct networks *n, enum model_role role)
 
 /* ---- the thread that loads ahead ---- */
 
-/* What it is to load now; under the lock. What the job waits for comes first and regardless of room; the rest in order, as far
- * as there is room. */
+/* What it is to load now; under the lock. What the job waits for comes first and regardless of room; the rest in order,
+ * as far as there is room. */
 static int next_role(const struct networks *n)
 {
 	if (n->needed != NONE && n->wanted & 1u << n->needed)
@@ -137,11 +135,14 @@ static void *load_ahead(struct networks *n, struct run *run, enum model_role rol
 	return ok ? network : NULL;
 }
 
+/* A tensor was loaded: whoever waits sees that something moves. */
 static void note_tensor(void *user, int64_t numbers)
 {
 	struct networks *n = user;
 	(void)numbers;
-	atomic_fetch_add(&n->beats, 1);
+	pthread_mutex_lock(&n->lock);
+	pthread_cond_broadcast(&n->changed);
+	pthread_mutex_unlock(&n->lock);
 }
 
 /* Wait for something to do; NONE: the end. Under the lock. */
@@ -224,26 +225,17 @@ static bool will_come(const struct networks *n, enum model_role role)
 	return !n->failed && (n->wanted & 1u << role || n->loading == (int)role);
 }
 
-/* The network if it was loaded ahead, once it is there; NULL: it was not, or the job was cancelled meanwhile. Progress is told
- * when there is some: a device that hangs is found by its silence. */
+/* The network if it was loaded ahead, once it is there; NULL: it was not, or the job was cancelled meanwhile. Progress is
+ * told when there is some: a device that hangs is found by its silence. */
 static void *take_ahead(struct networks *n, enum model_role role, struct run *run)
 {
-	unsigned seen = atomic_load(&n->beats);
 	pthread_mutex_lock(&n->lock);
 	while (!n->ahead[role] && will_come(n, role) && backend_ok(run->b)) {
-		struct timespec until;
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += 100000000;
-		until.tv_sec += until.tv_nsec / 1000000000;
-		until.tv_nsec %= 1000000000;
 		n->needed = (int)role;
 		pthread_cond_broadcast(&n->changed);
-		pthread_cond_timedwait(&n->changed, &n->lock, &until);
+		pthread_cond_wait(&n->changed, &n->lock);
 		pthread_mutex_unlock(&n->lock);
-		unsigned beats = atomic_load(&n->beats);
-		if (beats != seen)
-			run_worked(run, 0); /* which may cancel it */
-		seen = beats;
+		run_worked(run, 0); /* which may cancel it */
 		pthread_mutex_lock(&n->lock);
 	}
 	n->needed = NONE;
@@ -358,7 +350,6 @@ void networks_let_leave(struct networks *n)
 struct networks *networks_create(const struct model *m, struct backend *b, uint64_t free_bytes)
 {
 	struct networks *n = calloc(1, sizeof *n);
-	pthread_condattr_t monotonic;
 	double bytes = 0;
 
 	if (!n)
@@ -374,12 +365,8 @@ struct networks *networks_create(const struct model *m, struct backend *b, uint6
 	n->may_ahead = b->ops->helper != NULL;
 	n->loading = n->needed = NONE;
 	atomic_init(&n->stop, false);
-	atomic_init(&n->beats, 0);
 	pthread_mutex_init(&n->lock, NULL);
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&n->changed, &monotonic);
-	pthread_condattr_destroy(&monotonic);
+	pthread_cond_init(&n->changed, NULL);
 	return n;
 }
 

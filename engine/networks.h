@@ -11,8 +11,8 @@
 #include "model.h"
 #include "run.h"
 
-/* So much may be on the device, the running stage's weights included, when another network is loaded ahead. TRELLIS-image-large
- * in half precision: the encoder and the structure flow, or all that comes behind the latter. */
+/* So much may be on the device, the running stage's weights included, when another network is loaded ahead.
+ * TRELLIS-image-large in half precision: the encoder and the structure flow, or all that comes behind the latter. */
 #define NETWORKS_AHEAD_BYTES 1500000000.0
 
 struct networks;
