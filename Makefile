@@ -16,7 +16,7 @@ DEB_TEST := libcriterion-dev attr jq rsync inotify-tools libglib2.0-bin clang li
 DEB_TEST += $(if $(CI),samba smbclient nfs-ganesha nfs-ganesha-vfs libnfs-utils rpcbind iproute2)
 
 LIBS_MODEL := libpng libjpeg jansson zlib
-LIBS_FS := fuse3 jansson
+LIBS_FS := fuse3 jansson zlib
 
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -fno-math-errno \
 	-D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DTRELLISFS_VERSION='"$(VERSION)"' -DTRELLISFS_PREFIX='"$(PREFIX)"' \

@@ -320,14 +320,15 @@ size_t config_render(const struct job_options *options, char *out, size_t size)
 	return len < size ? len : size - 1;
 }
 
-size_t config_line(const struct job_options *options, char *out, size_t size)
+size_t config_line(const struct job_options *options, const char *between, char *out, size_t size)
 {
 	size_t len = 0;
 	char value[VALUE_MAX];
 	out[0] = 0;
 	for (int i = 0; i < N_OPTIONS && len < size; i++) {
 		options_table[i].get(options, value, sizeof value);
-		len += (size_t)snprintf(out + len, size - len, "%s%s=%s", i ? " " : "", options_table[i].key, value);
+		len += (size_t)snprintf(
+			out + len, size - len, "%s%s=%s", i ? between : "", options_table[i].key, value);
 	}
 	return len < size ? len : size - 1;
 }

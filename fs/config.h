@@ -41,8 +41,8 @@ bool config_parse(struct job_options *options, const char *text, size_t text_len
 /* The config file for options, with comments: out gets at most size bytes and a zero. Returns its length. */
 size_t config_render(const struct job_options *options, char *out, size_t size);
 
-/* The options on one line, `seed=0 steps=default ...`: equal options give equal text, so it can be part of a job's key.
- */
-size_t config_line(const struct job_options *options, char *out, size_t size);
+/* The options without comments, `seed=0 steps=default ...`: equal options give equal text, so it can be part of a job's key.
+ * config_parse reads it when a newline stands between them. */
+size_t config_line(const struct job_options *options, const char *between, char *out, size_t size);
 
 #endif

@@ -1,10 +1,15 @@
 /* files.c - contents and attributes. See files.h.
  *
  * A write is in the state file before its reply, so it survives the death of the daemon; the sync thread makes it
- * survive power loss after the last RELEASE. A file's mtime is journalled at that RELEASE; after a crash the content's
- * own mtime tells (fs.c). */
+ * survive power loss after the last RELEASE. A file's mtime and size are journalled at that RELEASE; after a crash the content
+ * itself tells (contents.c).
+ *
+ * What may take long on a content (open, truncate, allocate) is done without fs->lock: the node is held by its n_open and marked
+ * busy, and only who is about to do the same to the same file waits. Writes need no such mark: the kernel lets only one
+ * at a time change an inode. */
 #include "files.h"
 
+#include "contents.h"
 #include "ingest.h"
 #include "names.h"
 #include "record.h"
@@ -14,6 +19,11 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
+
+static int64_t to_ns(struct timespec t)
+{
+	return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
 
 /* A truncation or chown takes the set-id bits away, whoever does it; before a write by one who may not keep them the
  * kernel sends a SETATTR of nothing. It leaves the bits to us (mount.c). */
@@ -40,19 +50,85 @@ static void set_size(struct fs *fs, struct tree_node *node, int64_t size)
 	node->size = size;
 }
 
-static bool over_quota(struct fs *fs, const struct tree_node *node, int64_t size)
+static bool over_quota(const struct fs *fs, const struct tree_node *node, int64_t size)
 {
-	return fs->options->max_bytes > 0 && size > node->size &&
-	       fs->used_bytes + size - node->size > fs->options->max_bytes;
+	return size > node->size && fs_over_quota(fs, size - node->size, 0);
 }
 
-/* O_TRUNC and truncate(2). */
-static int truncate_node(struct fs *fs, struct tree_node *node, int fd, int64_t size, const struct handle *handle)
+/* The content is ours alone, and the lock free, until end_content. */
+static void begin_content(struct fs *fs, struct tree_node *node)
 {
+	while (node->busy)
+		pthread_cond_wait(&fs->content_idle, &fs->lock);
+	node->busy = true;
+	pthread_mutex_unlock(&fs->lock);
+}
+
+static void end_content(struct fs *fs, struct tree_node *node)
+{
+	pthread_mutex_lock(&fs->lock);
+	node->busy = false;
+	pthread_cond_broadcast(&fs->content_idle);
+}
+
+static void set_missing(struct fs *fs, struct tree_node *node, bool missing)
+{
+	if (missing && !node->missing)
+		fs_log("content %016llx is not in the state directory any more", (unsigned long long)node->id);
+	fs->recovery.missing_files += missing - node->missing;
+	node->missing = missing;
+}
+
+/* The node is held: have its fd. anew: what was there does not matter. */
+static int open_content(struct fs *fs, struct tree_node *node, bool anew)
+{
+	bool make = anew || (node->size == 0 && !node->missing); /* one that never had bytes may not be there */
+	while (node->busy)
+		pthread_cond_wait(&fs->content_idle, &fs->lock);
+	if (node->fd >= 0)
+		return 0;
+	begin_content(fs, node);
+	int fd = state_content_open(&fs->state, node->id, O_RDWR | (make ? O_CREAT : 0));
+	end_content(fs, node);
+	if (fd < 0 && fd != -ENOENT)
+		return -fd;
+	set_missing(fs, node, fd < 0);
+	node->fd = fd < 0 ? -1 : fd;
+	return fd < 0 ? EIO : 0;
+}
+
+static void hold(struct tree_node *node, bool writer)
+{
+	node->n_open++;
+	node->n_writers += writer;
+}
+
+/* The descriptor to be closed without the lock, or -1. The node may be gone. */
+static int let_go(struct fs *fs, struct tree_node *node, bool writer)
+{
+	int fd = -1;
+	node->n_writers -= writer;
+	if (--node->n_open > 0)
+		return -1;
+	fd = node->fd;
+	node->fd = -1;
+	if (!node->parent && fs->publication.node != node->id)
+		files_drop_node(fs, node);
+	return fd;
+}
+
+/* O_TRUNC and truncate(2), of a node that is held and has its fd. */
+static int truncate_node(struct fs *fs, struct tree_node *node, int64_t size, const struct handle *handle)
+{
+	if (size < 0)
+		return EINVAL;
 	if (over_quota(fs, node, size))
 		return EDQUOT;
-	if (size < 0 || ftruncate(fd, size) != 0)
-		return size < 0 ? EINVAL : errno;
+	begin_content(fs, node);
+	int error = ftruncate(node->fd, size) == 0 ? 0 : errno;
+	end_content(fs, node);
+	if (error)
+		return error;
 	set_size(fs, node, size);
 	node->mode = without_set_id(node->mode);
 	mark_dirty(fs, node, handle);
@@ -65,47 +141,44 @@ static bool is_gone(const struct fs *fs, const struct tree_node *node)
 	return !node->parent && node->n_open == 0 && fs->publication.node != node->id;
 }
 
-int files_open_node(struct fs *fs, struct tree_node *node, int flags, struct handle **out)
+int files_open_node(struct fs *fs, struct tree_node *node, int flags, int fd, struct handle **out)
 {
 	bool writer = (flags & O_ACCMODE) != O_RDONLY;
-	if (node->area == AREA_OUT && (writer || flags & O_TRUNC))
+	if (node->area != AREA_IN && (writer || flags & O_TRUNC))
 		return EACCES;
 	if (is_gone(fs, node))
 		return ESTALE; /* the kernel looks again */
 	struct handle *handle = calloc(1, sizeof *handle);
 	if (!handle)
 		return ENOMEM;
-	if (node->n_open == 0) {
-		int fd = state_content_open(&fs->state, node->id, O_RDWR | O_CREAT);
-		if (fd < 0) {
-			free(handle);
-			return -fd;
-		}
+	hold(node, writer);
+	if (fd >= 0)
 		node->fd = fd;
-	}
-	int error = flags & O_TRUNC && node->size > 0 ? truncate_node(fs, node, node->fd, 0, NULL) : 0;
+	int error = open_content(fs, node, flags & O_TRUNC);
+	if (!error && flags & O_TRUNC && node->size > 0)
+		error = truncate_node(fs, node, 0, NULL);
 	if (error) {
-		if (node->n_open == 0) {
-			close(node->fd);
-			node->fd = -1;
-		}
+		fd = let_go(fs, node, writer);
+		pthread_mutex_unlock(&fs->lock);
+		if (fd >= 0)
+			close(fd);
 		free(handle);
+		pthread_mutex_lock(&fs->lock);
 		return error;
 	}
 	if (writer && node->dirty)
 		ingest_withdraw(fs, node); /* an early job: the picture does not settle as it was */
 	*handle = (struct handle){.node = node, .fd = node->fd, .writer = writer, .wrote = flags & O_TRUNC};
-	node->n_open++;
-	node->n_writers += writer;
 	*out = handle;
 	return 0;
 }
 
 int files_open(struct fs *fs, uint64_t id, int flags, struct handle **handle)
 {
+	contents_look(fs, id);
 	pthread_mutex_lock(&fs->lock);
 	struct tree_node *node = tree_find(&fs->tree, id);
-	int error = !node ? ESTALE : !S_ISREG(node->mode) ? EISDIR : files_open_node(fs, node, flags, handle);
+	int error = !node ? ESTALE : !S_ISREG(node->mode) ? EISDIR : files_open_node(fs, node, flags, -1, handle);
 	pthread_mutex_unlock(&fs->lock);
 	return error;
 }
@@ -121,10 +194,12 @@ void files_flush(struct fs *fs, struct handle *handle)
 
 /* An NFS server may keep its descriptor for hours after the client has gone: what tells of the end is the client's COMMIT.
  * It may come through a descriptor of its own (Ganesha over NFSv4), which is then the one that is kept. */
-void files_synced(struct fs *fs, struct handle *handle)
+int files_synced(struct fs *fs, struct handle *handle)
 {
 	struct tree_node *node = handle->node;
 	pthread_mutex_lock(&fs->lock);
+	int error = node->sync_error;
+	node->sync_error = 0;
 	if (handle->writer && node->dirty && node->parent && node->area == AREA_IN) {
 		node->synced = true;
 		node->served = !handle->wrote;
@@ -134,6 +209,16 @@ void files_synced(struct fs *fs, struct handle *handle)
 			ingest_released(fs, node);
 	}
 	pthread_mutex_unlock(&fs->lock);
+	return error;
+}
+
+/* What the content's file says of its time, for the journal: another one after a start means written since. */
+static int64_t content_time(const struct tree_node *node)
+{
+	struct stat st;
+	if (!S_ISREG(node->mode) || node->fd < 0 || fstat(node->fd, &st) != 0)
+		return node->content_ns;
+	return to_ns(st.st_mtim);
 }
 
 /* The last writer has gone: what it wrote is journalled, synced soon, and looked at by ingest. */
@@ -143,6 +228,7 @@ static void end_writing(struct fs *fs, struct tree_node *node, bool wrote)
 	if (!node->parent)
 		return;
 	if (wrote) {
+		node->content_ns = content_time(node);
 		record_node(fs_change(fs), node, node->parent->id, node->name);
 		fs_commit(fs, true);
 	}
@@ -150,42 +236,34 @@ static void end_writing(struct fs *fs, struct tree_node *node, bool wrote)
 		ingest_released(fs, node);
 }
 
-bool files_drop_node(struct fs *fs, struct tree_node *node)
+void files_drop_node(struct fs *fs, struct tree_node *node)
 {
+	uint64_t id = node->id;
 	bool content = S_ISREG(node->mode) && node->n_open == 0;
-	if (content)
+	if (content) {
 		set_size(fs, node, 0);
+		set_missing(fs, node, false);
+	}
 	tree_drop_unused(&fs->tree, node);
-	return content;
+	if (content)
+		sync_remove(fs, id);
 }
 
 void files_release(struct fs *fs, struct handle *handle)
 {
 	struct tree_node *node = handle->node;
-	int fd = -1;
-	bool remove = false;
 	pthread_mutex_lock(&fs->lock);
 	uint64_t id = node->id;
-	node->n_open--;
-	node->n_writers -= handle->writer;
 	bool sync = handle->wrote && node->parent;
+	node->n_writers -= handle->writer;
 	if (handle->writer && node->n_writers == 0)
 		end_writing(fs, node, handle->wrote);
-	if (node->n_open == 0) {
-		fd = node->fd;
-		node->fd = -1;
-		if (!node->parent && fs->publication.node != id)
-			remove = files_drop_node(fs, node);
-	} else if (sync) {
-		fd = dup(handle->fd);
-	}
+	int fd = let_go(fs, node, false);
 	pthread_mutex_unlock(&fs->lock);
 	if (sync)
-		sync_later(fs, fd);
-	else if (fd >= 0)
+		sync_written(fs, id, false);
+	if (fd >= 0)
 		close(fd);
-	if (remove)
-		state_content_remove(&fs->state, id);
 	free(handle);
 }
 
@@ -245,8 +323,12 @@ int files_allocate(struct fs *fs, struct handle *handle, int mode, off_t at, off
 	int error = grows && over_quota(fs, node, at + len) ? EDQUOT : 0;
 	if (!error && mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
 		error = EOPNOTSUPP;
-	if (!error && fallocate(handle->fd, mode, at, len) != 0)
-		error = errno;
+	if (!error) {
+		begin_content(fs, node);
+		error = fallocate(handle->fd, mode, at, len) == 0 ? 0 : errno;
+		end_content(fs, node);
+		grows = grows && at + len > node->size;
+	}
 	if (!error && (grows || mode & ~FALLOC_FL_KEEP_SIZE)) {
 		handle->wrote = true;
 		if (grows)
@@ -265,6 +347,7 @@ off_t files_seek(struct handle *handle, off_t at, int whence)
 
 int files_getattr(struct fs *fs, uint64_t id, struct stat *st)
 {
+	contents_look(fs, id);
 	pthread_mutex_lock(&fs->lock);
 	struct tree_node *node = tree_find(&fs->tree, id);
 	if (node)
@@ -273,33 +356,27 @@ int files_getattr(struct fs *fs, uint64_t id, struct stat *st)
 	return node ? 0 : ESTALE;
 }
 
-static int64_t to_ns(struct timespec t)
-{
-	return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
-}
-
 /* A truncate by name is a writer of its own, gone at once. */
-static int set_file_size(struct fs *fs, struct tree_node *node, struct handle *handle, int64_t size)
+static int set_file_size(struct fs *fs, struct tree_node *node, struct handle *handle, int64_t size, int *close_fd)
 {
 	if (!S_ISREG(node->mode))
 		return S_ISDIR(node->mode) ? EISDIR : EINVAL;
-	if (node->area == AREA_OUT)
+	if (node->area != AREA_IN)
 		return EACCES;
 	if (is_gone(fs, node))
 		return ESTALE; /* else the bytes would count for ever, and have no name */
-	bool opened = node->fd < 0;
-	int fd = opened ? state_content_open(&fs->state, node->id, O_RDWR | O_CREAT) : node->fd;
-	if (fd < 0)
-		return -fd;
-	int error = truncate_node(fs, node, fd, size, handle);
-	if (opened)
-		close(fd);
+	hold(node, false);
+	int error = open_content(fs, node, size == 0);
+	if (!error)
+		error = truncate_node(fs, node, size, handle);
 	if (!error && handle)
 		handle->wrote = true;
 	if (!error && !handle && node->n_writers == 0) {
 		node->flush_seen = true; /* none will come */
 		end_writing(fs, node, true);
+		sync_written(fs, node->id, false);
 	}
+	*close_fd = let_go(fs, node, false);
 	return error;
 }
 
@@ -318,6 +395,7 @@ static int set_attributes(struct fs *fs, struct tree_node *node, unsigned what, 
 		changed.atime_ns = to_ns(st->st_atim);
 	if (what & FILES_MTIME)
 		changed.mtime_ns = to_ns(st->st_mtim);
+	changed.content_ns = content_time(node);
 	changed.ctime_ns = what & FILES_CTIME ? to_ns(st->st_ctim) : fs_now_ns();
 	if (node->parent && node->area != AREA_TOP) {
 		record_node(fs_change(fs), &changed, node->parent->id, node->name);
@@ -331,22 +409,29 @@ static int set_attributes(struct fs *fs, struct tree_node *node, unsigned what, 
 	node->atime_ns = changed.atime_ns;
 	node->mtime_ns = changed.mtime_ns;
 	node->ctime_ns = changed.ctime_ns;
+	node->content_ns = changed.content_ns;
 	return 0;
 }
 
 int files_setattr(struct fs *fs, uint64_t id, struct handle *handle, unsigned what, struct stat *st)
 {
+	int close_fd = -1;
+	contents_look(fs, id);
 	pthread_mutex_lock(&fs->lock);
 	struct tree_node *node = tree_find(&fs->tree, id);
 	int error = node ? 0 : ESTALE;
 	if (!error && id < TREE_FIRST_ID && what & (FILES_MODE | FILES_UID | FILES_GID))
 		error = EPERM; /* the mount's options say these */
 	if (!error && what & FILES_SIZE)
-		error = set_file_size(fs, node, handle, st->st_size);
+		error = set_file_size(fs, node, handle, st->st_size, &close_fd);
+	if (!error && !(node = tree_find(&fs->tree, id))) /* the lock was free meanwhile */
+		error = ESTALE;
 	if (!error && what != FILES_SIZE)
 		error = set_attributes(fs, node, what, st);
 	if (!error)
 		names_fill_stat(node, st);
 	pthread_mutex_unlock(&fs->lock);
+	if (close_fd >= 0)
+		close(close_fd);
 	return error;
 }

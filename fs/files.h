@@ -18,8 +18,8 @@ struct handle {
 int files_open(struct fs *fs, uint64_t id, int flags, struct handle **handle);
 void files_release(struct fs *fs, struct handle *handle);
 void files_flush(struct fs *fs, struct handle *handle);
-/* An FSYNC was asked for. */
-void files_synced(struct fs *fs, struct handle *handle);
+/* An FSYNC was asked for. An errno, told once: of a sync that has failed since the last one. */
+int files_synced(struct fs *fs, struct handle *handle);
 
 ssize_t files_read(struct handle *handle, void *buffer, size_t size, off_t at);			    /* or -errno */
 ssize_t files_write(struct fs *fs, struct handle *handle, const void *data, size_t size, off_t at); /* or -errno */
@@ -41,9 +41,10 @@ enum {
 /* handle NULL: by name. st: new values in, all attributes out. */
 int files_setattr(struct fs *fs, uint64_t id, struct handle *handle, unsigned what, struct stat *st);
 
-/* The parts that names.c shares; fs->lock is held. */
-int files_open_node(struct fs *fs, struct tree_node *node, int flags, struct handle **handle);
-/* After the node lost its name: true when its content is to be removed now (else at the last release). */
-bool files_drop_node(struct fs *fs, struct tree_node *node);
+/* The parts that names.c shares; fs->lock is held. Opening may give it up meanwhile: the node stays, but not what else the caller
+ * has looked up. fd: of its content that was just made, taken on success; or -1. */
+int files_open_node(struct fs *fs, struct tree_node *node, int flags, int fd, struct handle **handle);
+/* After the node lost its name: its content goes now, or with the last release. */
+void files_drop_node(struct fs *fs, struct tree_node *node);
 
 #endif

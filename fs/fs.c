@@ -2,8 +2,9 @@
 #include "fs.h"
 
 #include "config.h"
+#include "contents.h"
 #include "record.h"
-#include "sniff.h"
+#include "sync.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -50,115 +51,212 @@ struct bytes *fs_change(struct fs *fs)
 
 int fs_commit(struct fs *fs, bool frees_space)
 {
-	return journal_append(&fs->journal, &fs->change, frees_space);
+	int error = journal_append(&fs->journal, &fs->change, frees_space);
+	if (!error && fs->change.len)
+		sync_changed(fs);
+	return error;
 }
 
-/* The content's own times are the clock of its writes: newer than what the journal knows means written since. */
-static void load_content(struct fs *fs, struct tree_node *node)
+/* Ids are reserved in blocks, a new one when half of the last is used: a crash costs so many at most. */
+enum { ID_BLOCK = 1 << 16 };
+
+uint64_t fs_take_id(struct fs *fs)
 {
-	struct stat st = {0};
-	int fd = state_content_open(&fs->state, node->id, O_RDONLY);
-	if (fd >= 0) {
-		if (fstat(fd, &st) != 0)
-			st = (struct stat){0};
-		close(fd);
-	}
-	node->size = st.st_size;
-	fs->used_bytes += node->size;
-	int64_t mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
-	if (mtime_ns > node->ctime_ns)
-		node->mtime_ns = node->ctime_ns = mtime_ns;
-	const struct input *input = jobs_find(&fs->jobs, node->id);
-	node->dirty = node->area == AREA_IN &&
-		      (!input || input->stamp_size != st.st_size || input->stamp_mtime_ns != mtime_ns);
+	if (fs->tree.next_id >= fs->id_limit)
+		return 0;
+	if (fs->id_limit - fs->tree.next_id == ID_BLOCK / 2)
+		sync_changed(fs);
+	return fs->tree.next_id++;
 }
 
-/* A job whose input was being rewritten when the daemon ended is not one any more: the input settles afresh. */
-static void withdraw_stale_job(struct fs *fs, const struct tree_node *node)
+uint64_t fs_reserve_ids(struct fs *fs)
 {
-	struct input *input = jobs_find(&fs->jobs, node->id);
-	if (input && node->dirty)
-		jobs_set_state(&fs->jobs, input, INPUT_IDLE, false);
+	if (fs->id_limit - fs->tree.next_id > ID_BLOCK / 2)
+		return 0;
+	uint64_t limit = fs->tree.next_id + ID_BLOCK;
+	record_next_id(fs_change(fs), limit);
+	return journal_append(&fs->journal, &fs->change, true) == 0 ? limit : 0;
 }
 
-static void load_contents(struct fs *fs)
+int64_t fs_used(const struct fs *fs)
 {
-	for (size_t i = 0; i < fs->tree.n_buckets; i++) {
-		for (struct tree_node *node = fs->tree.by_id[i]; node; node = node->next_id) {
-			if (!S_ISREG(node->mode) || node->id < TREE_FIRST_ID)
-				continue;
-			load_content(fs, node);
-			withdraw_stale_job(fs, node);
-		}
-	}
+	return fs->used_bytes + (int64_t)fs->tree.text_bytes +
+	       FS_NAME_BYTES * ((int64_t)fs->tree.n_nodes - TREE_README); /* the fixed ones are free */
 }
 
-/* Power was lost when the journal had the result and the disk not yet its content: it was never published, and its input
- * settles afresh. */
-static void drop_incomplete_result(struct fs *fs, struct tree_node *node, const struct result *result)
+bool fs_over_quota(const struct fs *fs, int64_t bytes, int names)
 {
-	struct input *input = jobs_find(&fs->jobs, result->source);
-	struct tree_node *source = tree_find(&fs->tree, result->source);
-	fs_log("out/%s is incomplete and is made again", node->name);
-	record_node_gone(fs_change(fs), node->id);
-	if (input && source && (input->state == INPUT_DONE || input->state == INPUT_FAILED)) {
-		source->dirty = true;
-		jobs_set_state(&fs->jobs, input, INPUT_IDLE, false);
-		record_input(&fs->change, input);
-	}
-	fs_commit(fs, true); /* if not, the next start comes to the same end */
-	fs->used_bytes -= node->size;
-	jobs_drop_result(&fs->jobs, node->id);
-	tree_unlink(&fs->tree, node);
-	tree_drop_unused(&fs->tree, node);
+	return fs->options->max_bytes > 0 &&
+	       fs_used(fs) + bytes + (int64_t)names * FS_NAME_BYTES > fs->options->max_bytes;
 }
 
-static void drop_incomplete_results(struct fs *fs)
-{
-	for (size_t i = 0; i < fs->tree.n_buckets; i++) {
-		for (struct tree_node *node = fs->tree.by_id[i], *next; node; node = next) {
-			next = node->next_id;
-			const struct result *result = jobs_result(&fs->jobs, node->id);
-			if (result && node->parent && S_ISREG(node->mode) &&
-				(node->size == 0 || (result->size && result->size != node->size)))
-				drop_incomplete_result(fs, node, result);
-		}
-	}
-}
+/* ---- The start. ---- */
 
-static bool is_known(void *user, uint64_t id)
+bool fs_load(struct fs *fs, const struct options *options, const char *state_path, enum state_mode mode,
+	struct journal_report *report, struct error *err)
 {
-	const struct fs *fs = user;
-	const struct tree_node *node = tree_find(&fs->tree, id);
-	return node && S_ISREG(node->mode);
-}
-
-bool fs_init(struct fs *fs, const struct options *options, const char *state_path, struct error *err)
-{
+	pthread_condattr_t attr;
 	*fs = (struct fs){.options = options, .start_ns = fs_monotonic_ns(), .config = config_defaults()};
-	fs->journal.fd = -1;
+	fs->journal = (struct journal){.log.fd = -1, .copy.fd = -1, .mark_fd = -1};
 	pthread_mutex_init(&fs->lock, NULL);
-	if (!state_open(&fs->state, state_path, err))
+	pthread_condattr_init(&attr);
+	pthread_cond_init(&fs->content_idle, &attr);
+	pthread_condattr_destroy(&attr);
+	if (!state_open(&fs->state, state_path, mode, err))
 		return false;
 	if (!tree_init(&fs->tree, geteuid(), getegid(), options->allow_other, fs_now_ns()) || !jobs_init(&fs->jobs))
 		return error_set(err, "out of memory");
 	struct record_target target = {.tree = &fs->tree, .jobs = &fs->jobs, .config = &fs->config};
-	if (!journal_open(&fs->journal, fs->state.dir_fd, record_apply, &target, err))
+	fs->jobs.loading = true;
+	if (!journal_load(&fs->journal, fs->state.dir_fd, record_apply, &target, report, err))
 		return false;
-	if (options->job_config[0] && !config_parse(&fs->config, options->job_config, strlen(options->job_config), err))
-		return false;
-	load_contents(fs);
-	drop_incomplete_results(fs);
-	state_sweep(&fs->state, is_known, fs);
+	jobs_loaded(&fs->jobs);
+	if (report->format == 0 && !report->damaged)
+		report->damaged = report->gone = contents_exist(fs);
+	fs->recovery = (struct fs_recovery){.damaged = report->damaged,
+		.lost_changes = report->lost_changes + report->contradictions,
+		.reordered = report->reordered,
+		.damaged_bytes = report->damaged_bytes,
+		.cut_bytes = report->cut_bytes};
 	return true;
+}
+
+/* The area of a node is that of the top folder that it is in; damage may have moved its folders. */
+static void settle_area(struct tree_node *node)
+{
+	const struct tree_node *top = node;
+	while (top->parent && top->parent->id != TREE_ROOT)
+		top = top->parent;
+	node->area = top->area;
+	if (node->area == AREA_LOST && node->id != TREE_LOST)
+		node->mode &= ~077; /* how its folders protected it is not known */
+}
+
+/* Number, count and mark what was loaded. */
+static void settle_nodes(struct fs *fs)
+{
+	for (size_t i = 0; i < fs->tree.n_buckets; i++) {
+		for (struct tree_node *node = fs->tree.by_id[i]; node; node = node->next_id) {
+			if (node->id >= fs->tree.next_id)
+				fs->tree.next_id = node->id + 1;
+			if (fs->recovery.damaged)
+				settle_area(node);
+			if (node->area == AREA_LOST && !S_ISDIR(node->mode)) {
+				jobs_forget(&fs->jobs, jobs_find(&fs->jobs, node->id));
+				jobs_drop_result(&fs->jobs, node->id);
+				fs->recovery.lost_files++;
+			}
+			if (S_ISREG(node->mode) && node->id >= TREE_FIRST_ID) {
+				fs->used_bytes += node->size;
+				node->unseen = true;
+			}
+		}
+	}
+}
+
+static void log_recovery(const struct fs *fs, const struct journal_report *report)
+{
+	const struct fs_recovery *r = &fs->recovery;
+	if (report->torn)
+		fs_log("the journal's last %lld bytes were torn by a crash and are cut off",
+			(long long)report->cut_bytes);
+	if (r->damaged)
+		fs_log("the journal was damaged: %s%lld bytes of it cannot be read, %llu changes are lost, %llu were "
+		       "out of order; what "
+		       "it was is kept as journal.damaged",
+			report->gone ? "its beginning is gone, " : "", (long long)r->damaged_bytes,
+			(unsigned long long)r->lost_changes, (unsigned long long)r->reordered);
+	if (r->lost_files)
+		fs_log("%ld files that have no place any more are in lost/", r->lost_files);
+	if (report->format == 1)
+		fs_log("the state directory is written anew in a newer format; the old journal is kept as "
+		       "journal.trlsfs1 until the "
+		       "next clean end");
+}
+
+/* The reservation of ids, and what was found without a name: synced, with the mark, before anything is served. */
+static int sync_start_point(struct fs *fs, bool written_anew)
+{
+	struct journal *j = &fs->journal;
+	struct tree_node *lost = tree_find(&fs->tree, TREE_LOST);
+	int error = 0;
+	if (!written_anew) {
+		record_next_id(fs_change(fs), fs->id_limit);
+		error = journal_append(j, &fs->change, true);
+		for (const struct tree_node *node = lost; !error && node;
+			node = tree_next_child(lost, node == lost ? 0 : node->id)) {
+			record_node(fs_change(fs), node, node->parent->id, node->name);
+			error = journal_append(j, &fs->change, true);
+		}
+	}
+	if (!error && (fdatasync(j->log.fd) != 0 || !journal_sync_dir(fs->state.dir_fd)))
+		error = errno;
+	if (!error)
+		journal_write_mark(
+			j, &(struct journal_mark){
+				   .id = j->log.id, .seq = j->log.seq, .len = j->log.len, .id_limit = fs->id_limit});
+	return error;
+}
+
+bool fs_begin(struct fs *fs, struct journal_report *report, struct error *err)
+{
+	struct bytes image = {0};
+	if (report->damaged || report->torn) {
+		if (report->id_limit > fs->tree.next_id)
+			fs->tree.next_id = report->id_limit;
+		if (!contents_recover(fs))
+			return error_set(err, "out of memory");
+	}
+	settle_nodes(fs);
+	fs->first_new_id = fs->tree.next_id;
+	fs->id_limit = fs->tree.next_id + ID_BLOCK;
+	bool anew = journal_needs_image(&fs->journal, report);
+	if (anew)
+		record_all(&image, &fs->tree, &fs->jobs, &fs->config, fs->id_limit);
+	bool ok = image.failed ? error_set(err, "out of memory")
+			       : journal_begin(&fs->journal, report, anew ? &image : NULL, err);
+	bytes_finish(&image);
+	int error = ok ? sync_start_point(fs, anew) : 0;
+	if (error)
+		return error_set(err, "state directory: journal: cannot be written: %s", strerror(error));
+	fs->begun = ok;
+	if (ok)
+		log_recovery(fs, report);
+	return ok;
+}
+
+bool fs_init(struct fs *fs, const struct options *options, const char *state_path, struct error *err)
+{
+	struct journal_report report;
+	if (!fs_load(fs, options, state_path, STATE_MAKE, &report, err) || !fs_begin(fs, &report, err))
+		return false;
+	return !options->job_config[0] ||
+	       config_parse(&fs->config, options->job_config, strlen(options->job_config), err);
+}
+
+/* The next start finds what there is, and as many ids as were not given away. */
+static void end_cleanly(struct fs *fs)
+{
+	struct journal *j = &fs->journal;
+	record_next_id(fs_change(fs), fs->tree.next_id);
+	if (journal_append(j, &fs->change, true) != 0 || fdatasync(j->log.fd) != 0)
+		return;
+	journal_write_mark(
+		j, &(struct journal_mark){
+			   .id = j->log.id, .seq = j->log.seq, .len = j->log.len, .id_limit = fs->tree.next_id});
+	if (fs->all_seen) /* it was in use */
+		unlinkat(fs->state.dir_fd, "journal.trlsfs1", 0);
 }
 
 void fs_finish(struct fs *fs)
 {
+	if (fs->begun)
+		end_cleanly(fs);
 	journal_close(&fs->journal);
 	jobs_finish(&fs->jobs);
 	tree_finish(&fs->tree);
 	bytes_finish(&fs->change);
 	state_close(&fs->state);
+	pthread_cond_destroy(&fs->content_idle);
 	pthread_mutex_destroy(&fs->lock);
 }

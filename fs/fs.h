@@ -3,7 +3,10 @@
  *   thread          does                                                     may block on
  *   FUSE threads    ops.c: a request, one reply (names.c files.c xattrs.c)    the lock, the state disk
  *   ingest          ingest.c: settle, whole-image check, hash, submit        the lock, the state disk
- *   sync            sync.c: fsync in groups, compacts the journal            the state disk
+ *   sync            sync.c: fsync in groups, removes contents, writes the     the state disk
+ *                   journal anew
+ *   contents        contents.c: looks at the contents after the start, then   the state disk
+ *                   ends
  *   scheduler       scheduler.c: owns workers, publisher, model watch;       the helper (2 s, then it is replaced)
  *                   works the queue off, publishes
  *   main            starts the others, then runs libfuse's loop              -
@@ -15,7 +18,8 @@
  *
  * Lock order: fs->lock first; ingest, sync and scheduler each have a private lock for their mailbox, which is the last
  * one taken and never held over a call. No FUSE thread waits for anything but the lock and the state disk, and nobody
- * makes a system call on the mount itself: only the helper does. */
+ * makes a system call on the mount itself: only the helper does. Under fs->lock the only call to the disk is the journal's
+ * write(): what may take long there, or sync, is done without it, with the node marked busy (files.c). */
 #ifndef FS_H
 #define FS_H
 
@@ -31,6 +35,7 @@
 
 struct ingest;
 struct sync_thread;
+struct contents;
 struct scheduler;
 struct special_files;
 
@@ -47,17 +52,32 @@ struct publication {
 	bool last;	/* the input's outcome is complete with it */
 };
 
+/* What damage or a power loss had done to the state, and what is still so. */
+struct fs_recovery {
+	bool damaged;
+	uint64_t lost_changes, reordered;
+	int64_t damaged_bytes, cut_bytes;
+	long lost_files;    /* put into lost/ at this start, or there since an earlier one */
+	long missing_files; /* whose content is gone */
+};
+
 struct fs {
 	const struct options *options; /* constant */
 	struct state state;	       /* constant after the start */
 	int64_t start_ns;	       /* constant: CLOCK_MONOTONIC */
+	uint64_t first_new_id;	       /* constant after the start: contents below it were there before */
+	bool begun;		       /* constant after the start: the journal is fit for writing */
 	dev_t device;		       /* of the mount, as the helper saw it; scheduler thread only */
+	atomic_bool all_seen;	       /* every content of before the start has been looked at */
 	atomic_bool greeting;	       /* the reply to the kernel's INIT is on its way (mount.c) */
 
 	pthread_mutex_t lock;
 	struct tree tree;		/* lock */
 	struct jobs jobs;		/* lock */
-	struct journal journal;		/* lock */
+	struct journal journal;		/* lock, but for what journal.h says */
+	uint64_t id_limit;		/* lock: ids below it may be given away: the journal has it, synced */
+	pthread_cond_t content_idle;	/* with lock: a node is not busy any more */
+	struct fs_recovery recovery;	/* lock; constant after the start but for missing_files */
 	struct job_options config;	/* lock */
 	int64_t used_bytes;		/* lock: sizes of all files */
 	struct bytes change;		/* lock: scratch of fs_commit */
@@ -66,6 +86,7 @@ struct fs {
 	/* Each set once before the FUSE loop starts, NULL in tests that need no threads. */
 	struct ingest *ingest;
 	struct sync_thread *sync;
+	struct contents *contents;
 	struct scheduler *scheduler;
 	struct special_files *special;
 };
@@ -76,16 +97,36 @@ struct caller {
 	int32_t pid;
 };
 
-/* Open the state directory and load what is in it. state_path: absolute. */
+/* Open the state directory and read what is in it; changes nothing there but the lock. state_path: absolute. */
+bool fs_load(struct fs *fs, const struct options *options, const char *state_path, enum state_mode mode,
+	struct journal_report *report, struct error *err);
+/* After fs_load: make it fit for changes. What a crash or damage left behind is put right; contents are looked at later
+ * (contents.h). */
+bool fs_begin(struct fs *fs, struct journal_report *report, struct error *err);
+/* Both. */
 bool fs_init(struct fs *fs, const struct options *options, const char *state_path, struct error *err);
+/* After fs_begin: what there is, is synced, and the next start finds it so. */
 void fs_finish(struct fs *fs);
 
 /* Guarded by fs->lock:
  *   struct bytes *change = fs_change(fs);
  *   record_node(change, node); ...
- *   error = fs_commit(fs, false);          0 or errno: then nothing was written */
+ *   error = fs_commit(fs, false);          0 or errno: then nothing was written
+ * It is durable soon, without a call of fsync: the sync thread is woken. */
 struct bytes *fs_change(struct fs *fs);
 int fs_commit(struct fs *fs, bool frees_space);
+
+/* The id of a node to come; 0: none can be given away now (ENOSPC). Needs fs->lock. */
+uint64_t fs_take_id(struct fs *fs);
+
+/* Bytes against max_bytes: contents, and for every name what it and its attributes take in memory and journal. Needs fs->lock. */
+enum { FS_NAME_BYTES = 512 };
+int64_t fs_used(const struct fs *fs);
+/* Whether so many bytes and names more are too many. Needs fs->lock. */
+bool fs_over_quota(const struct fs *fs, int64_t bytes, int names);
+
+/* Journal the reservation of ids when few are left, as the caller syncs next: the limit that holds then, or 0. Needs fs->lock. */
+uint64_t fs_reserve_ids(struct fs *fs);
 
 int64_t fs_now_ns(void);       /* CLOCK_REALTIME, the clock of file times */
 int64_t fs_monotonic_ns(void); /* CLOCK_MONOTONIC */

@@ -214,7 +214,7 @@ static bool make_key(const struct fs *fs, struct look *look)
 	free(buffer);
 	if (n < 0)
 		return error_set(&look->error, "cannot read it from the state directory: %s", strerror(errno));
-	hash_update(&hash, line, config_line(&look->options, line, sizeof line));
+	hash_update(&hash, line, config_line(&look->options, " ", line, sizeof line));
 	if (fs->options->model)
 		hash_update(&hash, fs->options->model, strlen(fs->options->model));
 	hash_final(&hash, look->key);
@@ -369,21 +369,6 @@ static void *run(void *user)
 	return NULL;
 }
 
-/* After a start: whatever was written since its last job settles afresh. */
-static void schedule_all(struct fs *fs)
-{
-	int64_t now = fs_monotonic_ns();
-	for (size_t i = 0; i < fs->tree.n_buckets; i++) {
-		for (struct tree_node *node = fs->tree.by_id[i]; node; node = node->next_id) {
-			if (!S_ISREG(node->mode) || !node->dirty)
-				continue;
-			node->flush_seen = true;
-			node->release_ns = node->write_ns = now;
-			ingest_released(fs, node);
-		}
-	}
-}
-
 bool ingest_start(struct fs *fs, struct error *err)
 {
 	struct ingest *ingest = calloc(1, sizeof *ingest);
@@ -396,7 +381,6 @@ bool ingest_start(struct fs *fs, struct error *err)
 	pthread_condattr_destroy(&attr);
 	pthread_mutex_lock(&fs->lock);
 	fs->ingest = ingest;
-	schedule_all(fs);
 	pthread_mutex_unlock(&fs->lock);
 	int error = pthread_create(&ingest->thread, NULL, run, fs);
 	if (error) {

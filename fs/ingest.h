@@ -13,7 +13,6 @@
 
 #include "fs.h"
 
-/* Starting looks at every input that changed after its last job, also before the daemon was last ended. */
 bool ingest_start(struct fs *fs, struct error *err);
 void ingest_stop(struct fs *fs);
 

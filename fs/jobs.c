@@ -158,11 +158,39 @@ void jobs_set_state(struct jobs *jobs, struct input *input, enum input_state sta
 	struct input_list *list = state == INPUT_QUEUED ? &jobs->queue : unpublished ? &jobs->outcomes : NULL;
 	input->state = state;
 	input->unpublished = unpublished;
-	if (list == input->list)
+	if (list == input->list || jobs->loading)
 		return;
 	leave_list(input);
 	if (list)
 		enter_list(list, input);
+}
+
+static int by_seq(const void *a, const void *b)
+{
+	const struct input *x = *(struct input *const *)a, *y = *(struct input *const *)b;
+	return x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+void jobs_loaded(struct jobs *jobs)
+{
+	struct input **waiting = malloc((jobs->n_inputs + 1) * sizeof *waiting);
+	size_t n = 0;
+	jobs->loading = false;
+	for (size_t i = 0; i < jobs->input_buckets; i++) {
+		for (struct input *input = jobs->inputs_by_id[i]; input; input = input->next_id) {
+			if (input->state != INPUT_QUEUED && !input->unpublished)
+				continue;
+			if (waiting)
+				waiting[n++] = input;
+			else /* no memory: slower */
+				jobs_set_state(jobs, input, input->state, input->unpublished);
+		}
+	}
+	if (n)
+		qsort(waiting, n, sizeof *waiting, by_seq);
+	for (size_t i = 0; i < n; i++)
+		jobs_set_state(jobs, waiting[i], waiting[i]->state, waiting[i]->unpublished);
+	free(waiting);
 }
 
 void jobs_enqueue(struct jobs *jobs, struct input *input)

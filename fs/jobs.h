@@ -59,10 +59,14 @@ struct jobs {
 	long n_done, n_failed;	    /* since the daemon started */
 	uint64_t next_seq;
 	uint32_t last_uid; /* who had the last turn */
+	bool loading;	   /* no lists yet: they are made by jobs_loaded, which is quicker than one at a time */
 };
 
 bool jobs_init(struct jobs *jobs);
 void jobs_finish(struct jobs *jobs);
+
+/* End of loading: every input goes to the list of its state. */
+void jobs_loaded(struct jobs *jobs);
 
 struct input *jobs_find(const struct jobs *jobs, uint64_t id);
 /* Found or made, INPUT_IDLE. NULL: out of memory. */

@@ -1,203 +1,310 @@
-/* journal.c - the change log. See journal.h.
- * File: magic[8], then changes: u32 length, u32 CRC-32 (IEEE) of the block, block. */
+/* journal.c - write the change log. See journal.h; journal_load.c reads it. */
 #include "journal.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <sys/mman.h>
+#include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+#include <zlib.h>
 
-static const char MAGIC[8] = "trlsfs1\n";
-enum { MAGIC_LEN = sizeof MAGIC, HEAD_LEN = 8, COMPACT_BYTES = 4 << 20 };
+const char JOURNAL_MAGIC[8] = "trlsfs2\n", JOURNAL_MARK_MAGIC[8] = "trlsync2";
 
-uint32_t journal_crc(const uint8_t *data, size_t len)
+uint32_t journal_crc(uint32_t before, const void *data, size_t len)
 {
-	static const uint32_t nibble[16] = {0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
-		0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4,
-		0xa00ae278, 0xbdbdf21c};
-	uint32_t crc = ~0u;
-	for (size_t i = 0; i < len; i++) {
-		crc = nibble[(crc ^ data[i]) & 15] ^ crc >> 4;
-		crc = nibble[(crc ^ data[i] >> 4) & 15] ^ crc >> 4;
-	}
-	return ~crc;
+	return crc32(before, data, len);
 }
 
-static bool write_all(int fd, const void *data, size_t len)
+bool journal_sync_dir(int dir_fd)
+{
+	return fsync(dir_fd) == 0 || errno == EINVAL; /* some file systems have nothing to sync there */
+}
+
+static bool write_all(int fd, const void *data, size_t len, int64_t at)
 {
 	for (const char *p = data; len > 0;) {
-		ssize_t n = write(fd, p, len);
+		ssize_t n = pwrite(fd, p, len, at);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
 			return false;
 		p += n;
+		at += n;
 		len -= n;
 	}
 	return true;
 }
 
-void journal_restore_reserve(struct journal *j)
+/* Put a frame of the change behind what `out` holds, as the one after `log`; log becomes what it is with it. */
+static void put_frame(struct bytes *out, struct journal_log *log, const uint8_t *change, uint32_t len)
 {
-	if (j->reserve)
+	size_t start = out->len;
+	bytes_put_u64(out, log->id);
+	bytes_put_u64(out, log->seq + 1);
+	bytes_put_u32(out, len);
+	bytes_put_u32(out, log->chain);
+	if (out->failed)
 		return;
-	int fd = openat(j->dir_fd, "reserve", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	uint32_t crc = journal_crc(0, out->data + start, out->len - start);
+	crc = journal_crc(crc, change, len);
+	bytes_put_u32(out, crc);
+	bytes_put(out, change, len);
+	log->seq++;
+	log->chain = crc;
+	log->len += JOURNAL_FRAME_LEN + len;
+}
+
+/* 0 or an errno; then the log is as before. */
+static int append(struct journal_log *log, const struct bytes *change)
+{
+	struct bytes frame = {0};
+	struct journal_log after = *log;
+	put_frame(&frame, &after, change->data, change->len);
+	int error = frame.failed					  ? ENOMEM
+		    : write_all(log->fd, frame.data, frame.len, log->len) ? 0
+		    : errno						  ? errno
+									  : EIO;
+	if (!error)
+		*log = after;
+	bytes_finish(&frame);
+	return error;
+}
+
+static int append_or_use_reserve(
+	struct journal *j, struct journal_log *log, const struct bytes *change, bool frees_space)
+{
+	int error = append(log, change);
+	if ((error == ENOSPC || error == EDQUOT) && frees_space && j->reserve) {
+		unlinkat(j->dir_fd, "reserve", 0);
+		j->reserve = false;
+		error = append(log, change);
+	}
+	return error;
+}
+
+/* To the copy first: it may be the log already, by name. What only one of them has taken, neither has. */
+int journal_append(struct journal *j, const struct bytes *change, bool frees_space)
+{
+	if (change->failed || change->len > JOURNAL_CHANGE_MAX)
+		return ENOMEM;
+	if (j->broken)
+		return EIO;
+	if (change->len == 0)
+		return 0;
+	struct journal_log before = j->copy;
+	int error = j->copy.fd >= 0 ? append_or_use_reserve(j, &j->copy, change, frees_space) : 0;
+	if (error)
+		return error;
+	error = append_or_use_reserve(j, &j->log, change, frees_space);
+	if (error && j->copy.fd >= 0) {
+		(void)!ftruncate(j->copy.fd, before.len);
+		j->copy = before;
+	}
+	return error;
+}
+
+bool journal_make_reserve(int dir_fd)
+{
+	int fd = openat(dir_fd, "reserve", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
-		return;
-	j->reserve = posix_fallocate(fd, 0, JOURNAL_RESERVE_BYTES) == 0;
-	if (!j->reserve)
+		return false;
+	bool made = posix_fallocate(fd, 0, JOURNAL_RESERVE_BYTES) == 0;
+	if (!made)
 		(void)!ftruncate(fd, 0);
 	close(fd);
+	return made;
 }
 
-static void use_reserve(struct journal *j)
+void journal_write_mark(struct journal *j, const struct journal_mark *mark)
 {
-	unlinkat(j->dir_fd, "reserve", 0);
-	j->reserve = false;
+	struct bytes text = {0};
+	if (j->mark_fd < 0)
+		return;
+	bytes_put(&text, JOURNAL_MARK_MAGIC, sizeof JOURNAL_MARK_MAGIC);
+	bytes_put_u64(&text, ++j->mark_count);
+	bytes_put_u64(&text, mark->id);
+	bytes_put_u64(&text, mark->len);
+	bytes_put_u64(&text, mark->seq);
+	bytes_put_u64(&text, mark->id_limit);
+	bytes_put_u32(&text, text.failed ? 0 : journal_crc(0, text.data, text.len));
+	bytes_put_u32(&text, 0);
+	if (!text.failed) /* an old mark tells less, and nothing wrong */
+		(void)!(write_all(j->mark_fd, text.data, text.len, (j->mark_count & 1) * JOURNAL_MARK_APART) &&
+			fdatasync(j->mark_fd) == 0);
+	bytes_finish(&text);
 }
 
-static uint32_t get_u32(const uint8_t *p)
+/* ---- Writing anew. ---- */
+
+void journal_image_add(struct bytes *image, const struct bytes *change)
 {
-	return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+	image->failed |= change->failed || change->len > JOURNAL_CHANGE_MAX;
+	bytes_put_block(image, change->data, change->len);
 }
 
-/* Apply whole changes from the mapped log; *len becomes the length that is good. */
-static bool replay(const uint8_t *log, int64_t *len, journal_apply_fn apply, void *user, struct error *err)
+static uint64_t new_id(void)
 {
-	int64_t at = MAGIC_LEN;
-	while (*len - at >= HEAD_LEN) {
-		uint32_t size = get_u32(log + at), crc = get_u32(log + at + 4);
-		if (size == 0 || size > JOURNAL_CHANGE_MAX || size > *len - at - HEAD_LEN ||
-			journal_crc(log + at + HEAD_LEN, size) != crc)
-			break;
-		if (!apply(user, log + at + HEAD_LEN, size))
-			return error_set(err,
-				"state directory: journal: change at byte %lld cannot be read by this version",
-				(long long)at);
-		at += HEAD_LEN + size;
+	uint64_t id;
+	if (getrandom(&id, sizeof id, 0) != sizeof id) {
+		struct timespec now;
+		clock_gettime(CLOCK_REALTIME, &now);
+		id = (uint64_t)now.tv_sec * 0x9e3779b97f4a7c15u ^ (uint64_t)now.tv_nsec << 20 ^ (uint64_t)getpid();
 	}
-	*len = at;
-	return true;
+	return id ? id : 1;
 }
 
-static bool load(struct journal *j, int64_t size, journal_apply_fn apply, void *user, struct error *err)
+/* base_len is part of the head, whose checksum the first frame carries: so it is set when the log begins, to what it
+ * will be when nothing is appended meanwhile; what is, is synced too, and costs only the proof of it. */
+static void put_head(struct bytes *out, struct journal_log *log, int64_t base_len)
 {
-	uint8_t *log = mmap(NULL, size, PROT_READ, MAP_PRIVATE, j->fd, 0);
-	if (log == MAP_FAILED)
-		return error_set(err, "state directory: journal: %s", strerror(errno));
-	bool ok = memcmp(log, MAGIC, MAGIC_LEN) == 0 ||
-		  error_set(err, "state directory: journal does not begin as one of trellisfs %s", TRELLISFS_VERSION);
-	j->len = size;
-	ok = ok && replay(log, &j->len, apply, user, err);
-	munmap(log, size);
-	if (ok && j->len < size && ftruncate(j->fd, j->len) != 0)
-		ok = error_set(err, "state directory: journal: cannot cut its torn end: %s", strerror(errno));
+	bytes_put(out, JOURNAL_MAGIC, sizeof JOURNAL_MAGIC);
+	bytes_put_u64(out, log->id);
+	bytes_put_u64(out, base_len);
+	log->chain = out->failed ? 0 : journal_crc(0, out->data, out->len);
+	bytes_put_u32(out, log->chain);
+	bytes_put_u32(out, 0);
+	log->len = JOURNAL_HEAD_LEN;
+	log->seq = 0;
+}
+
+enum { FLUSH_BYTES = 1 << 20 };
+
+/* Write what has gathered; the log's length has grown by it already. */
+static bool flush(const struct journal_log *log, struct bytes *out)
+{
+	bool ok = !out->failed && write_all(log->fd, out->data, out->len, log->len - out->len);
+	out->len = 0;
 	return ok;
 }
 
-bool journal_open(struct journal *j, int dir_fd, journal_apply_fn apply, void *user, struct error *err)
+static int64_t framed_len(const struct bytes *image)
 {
-	*j = (struct journal){.dir_fd = dir_fd};
-	j->fd = openat(dir_fd, "journal", O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
-	struct stat st;
-	if (j->fd < 0 || fstat(j->fd, &st) != 0)
-		return error_set(err, "state directory: journal: %s", strerror(errno));
-	if (st.st_size < MAGIC_LEN) { /* new, or power was lost right after it was made */
-		if (ftruncate(j->fd, 0) != 0 || !write_all(j->fd, MAGIC, MAGIC_LEN))
-			return error_set(err, "state directory: journal: %s", strerror(errno));
-		j->len = MAGIC_LEN;
-	} else if (!load(j, st.st_size, apply, user, err)) {
+	struct reader r = {.data = image->data, .len = image->len};
+	int64_t total = JOURNAL_HEAD_LEN;
+	uint32_t len;
+	while (r.at < r.len && reader_block(&r, &len))
+		total += len ? JOURNAL_FRAME_LEN + len : 0;
+	return total;
+}
+
+bool journal_copy_begin(int dir_fd, const struct bytes *image, struct journal_log *copy)
+{
+	*copy = (struct journal_log){.id = new_id(),
+		.fd = openat(dir_fd, "journal.new", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)};
+	if (copy->fd < 0)
 		return false;
+	struct bytes out = {0};
+	struct reader r = {.data = image->data, .len = image->len};
+	bool ok = !image->failed;
+	put_head(&out, copy, framed_len(image));
+	while (ok && r.at < r.len) {
+		uint32_t len;
+		const uint8_t *change = reader_block(&r, &len);
+		if (len > 0)
+			put_frame(&out, copy, change, len);
+		if (out.len >= FLUSH_BYTES)
+			ok = flush(copy, &out);
 	}
-	unlinkat(dir_fd, "journal.new", 0);
-	j->base_len = j->len;
-	journal_restore_reserve(j);
+	ok = ok && flush(copy, &out) && fdatasync(copy->fd) == 0;
+	bytes_finish(&out);
+	if (!ok) {
+		int error = errno;
+		close(copy->fd);
+		unlinkat(dir_fd, "journal.new", 0);
+		copy->fd = -1;
+		errno = error;
+	}
+	return ok;
+}
+
+bool journal_copy_tail(const struct journal_log *from, int64_t *at, int64_t until, struct journal_log *copy)
+{
+	struct bytes out = {0};
+	uint8_t head[JOURNAL_FRAME_LEN], *change = malloc(JOURNAL_CHANGE_MAX);
+	bool ok = change != NULL;
+	while (ok && *at < until) {
+		ok = pread(from->fd, head, sizeof head, *at) == sizeof head;
+		struct reader r = {.data = head, .len = sizeof head, .at = 16};
+		uint32_t len = reader_u32(&r);
+		ok = ok && len <= JOURNAL_CHANGE_MAX &&
+		     pread(from->fd, change, len, *at + JOURNAL_FRAME_LEN) == (ssize_t)len;
+		if (!ok)
+			break;
+		put_frame(&out, copy, change, len);
+		*at += JOURNAL_FRAME_LEN + len;
+		if (out.len >= FLUSH_BYTES)
+			ok = flush(copy, &out);
+	}
+	ok = ok && flush(copy, &out);
+	bytes_finish(&out);
+	free(change);
+	return ok;
+}
+
+bool journal_copy_publish(int dir_fd, const struct journal_log *copy)
+{
+	return fdatasync(copy->fd) == 0 && renameat(dir_fd, "journal.new", dir_fd, "journal") == 0;
+}
+
+int journal_copy_end(struct journal *j)
+{
+	int old = j->log.fd;
+	j->log = j->copy;
+	j->copy.fd = -1;
+	j->base_len = j->log.len;
+	j->broken = 0;
+	return old;
+}
+
+/* ---- The start. ---- */
+
+bool journal_needs_image(const struct journal *j, const struct journal_report *report)
+{
+	return j->log.id == 0 || report->damaged;
+}
+
+/* Keep the old log under another name, and put the new one in its place. */
+static bool replace(struct journal *j, const struct journal_report *report, const struct bytes *image)
+{
+	const char *kept = report->damaged ? "journal.damaged" : "journal.trlsfs1";
+	struct journal_log copy;
+	if (!journal_copy_begin(j->dir_fd, image, &copy))
+		return false;
+	if (j->log.fd >= 0) {
+		unlinkat(j->dir_fd, kept, 0);
+		if (linkat(j->dir_fd, "journal", j->dir_fd, kept, 0) != 0 && /* no hard links there */
+			renameat(j->dir_fd, "journal", j->dir_fd, kept) != 0)
+			return false;
+	}
+	if (!journal_copy_publish(j->dir_fd, &copy) || !journal_sync_dir(j->dir_fd))
+		return false;
+	if (j->log.fd >= 0)
+		close(j->log.fd);
+	j->log = copy;
+	j->base_len = copy.len;
+	return true;
+}
+
+bool journal_begin(struct journal *j, const struct journal_report *report, const struct bytes *image, struct error *err)
+{
+	bool ok = image ? replace(j, report, image) : report->torn ? ftruncate(j->log.fd, j->log.len) == 0 : true;
+	if (!ok)
+		return error_set(err, "state directory: journal: cannot be written: %s", strerror(errno));
+	unlinkat(j->dir_fd, "journal.new", 0);
+	j->reserve = journal_make_reserve(j->dir_fd);
+	if (j->mark_fd < 0)
+		j->mark_fd = openat(j->dir_fd, "journal.synced", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	return true;
 }
 
 void journal_close(struct journal *j)
 {
-	if (j->fd >= 0)
-		close(j->fd);
-	j->fd = -1;
-}
-
-/* One framed write at the end; on failure the file is as before. */
-static int append(struct journal *j, const uint8_t *frame, size_t len)
-{
-	if (write_all(j->fd, frame, len)) {
-		j->len += len;
-		return 0;
-	}
-	int error = errno ? errno : EIO;
-	if (ftruncate(j->fd, j->len) != 0)
-		error = EIO;
-	return error;
-}
-
-void journal_frame(struct bytes *image, const struct bytes *change)
-{
-	bytes_put_u32(image, change->len);
-	bytes_put_u32(image, journal_crc(change->data, change->len));
-	bytes_put(image, change->data, change->len);
-	image->failed |= change->failed || change->len > JOURNAL_CHANGE_MAX;
-}
-
-int journal_append(struct journal *j, const struct bytes *change, bool frees_space)
-{
-	if (change->len == 0 && !change->failed)
-		return 0;
-	struct bytes frame = {0};
-	journal_frame(&frame, change);
-	int error = frame.failed ? ENOMEM : append(j, frame.data, frame.len);
-	if ((error == ENOSPC || error == EDQUOT) && frees_space && j->reserve) {
-		use_reserve(j);
-		error = append(j, frame.data, frame.len);
-	}
-	bytes_finish(&frame);
-	return error;
-}
-
-bool journal_wants_compaction(const struct journal *j)
-{
-	return j->len > COMPACT_BYTES && j->len > 4 * j->base_len;
-}
-
-int journal_write_image(int dir_fd, const struct bytes *image)
-{
-	int fd = openat(dir_fd, "journal.new", O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return -1;
-	if (!image->failed && write_all(fd, MAGIC, MAGIC_LEN) && write_all(fd, image->data, image->len) &&
-		fdatasync(fd) == 0)
-		return fd;
-	close(fd);
-	unlinkat(dir_fd, "journal.new", 0);
-	return -1;
-}
-
-bool journal_replace(struct journal *j, int fd, int64_t image_len, int64_t from)
-{
-	char buffer[65536];
-	bool ok = true;
-	for (int64_t at = from; ok && at < j->len;) {
-		size_t want = j->len - at < (int64_t)sizeof buffer ? (size_t)(j->len - at) : sizeof buffer;
-		ssize_t n = pread(j->fd, buffer, want, at);
-		ok = n > 0 && write_all(fd, buffer, n);
-		at += n;
-	}
-	ok = ok && fdatasync(fd) == 0 && renameat(j->dir_fd, "journal.new", j->dir_fd, "journal") == 0;
-	if (!ok) {
-		close(fd);
-		unlinkat(j->dir_fd, "journal.new", 0);
-		return false;
-	}
-	(void)fsync(j->dir_fd);
-	close(j->fd);
-	j->len = MAGIC_LEN + image_len + (j->len - from);
-	j->base_len = j->len;
-	j->fd = fd;
-	return true;
+	int fds[] = {j->log.fd, j->copy.fd, j->mark_fd};
+	for (int i = 0; i < 3; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	j->log.fd = j->copy.fd = j->mark_fd = -1;
 }

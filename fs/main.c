@@ -1,5 +1,6 @@
 /* main.c - the program `trellisfs`: options and checks, then the daemon, which tells the shell when the mount answers.
  */
+#include "check.h"
 #include "fs.h"
 #include "helper.h"
 #include "mount.h"
@@ -227,6 +228,8 @@ int main(int argc, char **argv)
 	int status = 1;
 	if (argc == 3 && strcmp(argv[1], HELPER_ARGUMENT) == 0)
 		return helper_main(argv[2]);
+	if (argc >= 2 && strcmp(argv[1], CHECK_ARGUMENT) == 0)
+		return check_main(argc - 2, argv + 2);
 	if (!options_parse(&options, argc, argv, &err)) {
 		fprintf(stderr, "trellisfs: %s\n", err.text);
 		options_finish(&options);

@@ -1,6 +1,7 @@
 /* mount.c - mountpoint, session, threads, and their end. See mount.h. */
 #include "mount.h"
 
+#include "contents.h"
 #include "ingest.h"
 #include "ops.h"
 #include "scheduler.h"
@@ -182,7 +183,8 @@ static bool start_threads(
 	sigset_t all, old;
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
-	bool ok = sync_start(fs, err) && ingest_start(fs, err) && scheduler_start(fs, ready, user, err);
+	bool ok = sync_start(fs, err) && ingest_start(fs, err) && contents_start(fs, err) &&
+		  scheduler_start(fs, ready, user, err);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return ok;
 }
@@ -218,10 +220,12 @@ bool mount_run(struct fs *fs, void (*ready)(void *user, const struct error *fail
 	ok = ok && start_threads(fs, ready, user, err);
 	if (ok && run_loop(fs, session) < 0)
 		ok = error_set(err, "the FUSE loop has failed");
+	state_going(&fs->state);
 	special_silence(fs);
 	if (mounted)
 		fuse_session_unmount(session);
 	scheduler_stop(fs);
+	contents_stop(fs);
 	ingest_stop(fs);
 	sync_stop(fs);
 	if (session) {

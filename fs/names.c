@@ -4,11 +4,13 @@
  * folder is fixed. Nothing moves between in/ and out/. */
 #include "names.h"
 
+#include "contents.h"
 #include "ingest.h"
 #include "publish.h"
 #include "record.h"
 #include "scheduler.h"
 #include "sniff.h"
+#include "sync.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -79,16 +81,39 @@ static int find_dots(struct fs *fs, uint64_t parent, const char *name, struct tr
 	return 0;
 }
 
-int names_lookup(struct fs *fs, const struct caller *caller, uint64_t parent, const char *name, struct stat *st)
+/* The lock is given up to look at a content that nobody has seen yet: true then, and all has to be found again. */
+static bool saw(struct fs *fs, const struct tree_node *node)
 {
-	struct tree_node *dir, *node;
+	if (!node->unseen)
+		return false;
+	uint64_t id = node->id;
+	pthread_mutex_unlock(&fs->lock);
+	contents_look(fs, id);
 	pthread_mutex_lock(&fs->lock);
+	return true;
+}
+
+static int find_name(
+	struct fs *fs, const struct caller *caller, uint64_t parent, const char *name, struct tree_node **node)
+{
+	struct tree_node *dir;
 	bool dots = strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
-	int error = dots ? find_dots(fs, parent, name, &node) : find_child(fs, parent, name, &dir, &node);
-	if (error == ENOENT && parent == TREE_ROOT && (node = publish_waiting(fs, caller, name))) {
+	int error = dots ? find_dots(fs, parent, name, node) : find_child(fs, parent, name, &dir, node);
+	if (error == ENOENT && parent == TREE_ROOT && (*node = publish_waiting(fs, caller, name))) {
 		fs->publication.armed = true;
 		error = 0;
 	}
+	return error;
+}
+
+int names_lookup(struct fs *fs, const struct caller *caller, uint64_t parent, const char *name, struct stat *st)
+{
+	struct tree_node *node;
+	int error;
+	pthread_mutex_lock(&fs->lock);
+	do
+		error = find_name(fs, caller, parent, name, &node);
+	while (!error && saw(fs, node));
 	if (!error) {
 		node->lookups++;
 		names_fill_stat(node, st);
@@ -133,6 +158,7 @@ static int add_node(struct fs *fs, struct tree_node *dir, struct tree_node *node
 {
 	node->area = dir->area;
 	record_node(fs_change(fs), node, dir->id, name);
+	record_folder(&fs->change, dir->id, node->ctime_ns);
 	int error = fs_commit(fs, false);
 	if (!error && !tree_link(&fs->tree, node, dir, name))
 		error = ENOMEM;
@@ -155,6 +181,8 @@ static int make_node(struct fs *fs, const struct caller *caller, uint64_t parent
 		error = check_new(fs, caller, dir, name);
 	if (!error && tree_lookup(&fs->tree, dir, name))
 		error = EEXIST;
+	if (!error && dir->area == AREA_IN && fs_over_quota(fs, strlen(name) + (target ? strlen(target) : 0), 1))
+		error = EDQUOT;
 	if (error)
 		return error;
 	if (dir->area == AREA_OUT) /* folders of results belong to the daemon and are like out/ itself */
@@ -165,18 +193,17 @@ static int make_node(struct fs *fs, const struct caller *caller, uint64_t parent
 	const struct caller self = {.uid = geteuid(), .gid = getegid()};
 	if (!caller)
 		caller = &self;
-	struct tree_node *node =
-		tree_new(&fs->tree, 0, mode, caller->uid, inherit ? dir->gid : caller->gid, fs_now_ns());
-	if (!node)
-		return ENOMEM;
-	if (target) {
-		node->target = strdup(target);
-		node->size = strlen(target);
-		if (!node->target) {
-			tree_drop_unused(&fs->tree, node);
-			return ENOMEM;
-		}
+	uint64_t id = fs_take_id(fs);
+	char *copy = target ? strdup(target) : NULL;
+	struct tree_node *node = id && (copy || !target) ? tree_new(&fs->tree, id, mode, caller->uid,
+								   inherit ? dir->gid : caller->gid, fs_now_ns())
+							 : NULL;
+	if (!node) {
+		free(copy);
+		return id ? ENOMEM : ENOSPC;
 	}
+	if (target)
+		tree_set_target(&fs->tree, node, copy);
 	return add_node(fs, dir, node, name, st);
 }
 
@@ -200,25 +227,27 @@ int names_symlink(struct fs *fs, const struct caller *caller, uint64_t parent, c
 	return error;
 }
 
-/* The helper's CREATE in out/: no new file, but the finished one. */
-static int create_published(
-	struct fs *fs, struct tree_node *dir, const char *name, struct stat *st, struct handle **handle)
+/* The helper's CREATE in out/: no new file, but the finished one. Opening gives the lock up, so the name is looked up after it. */
+static int create_published(struct fs *fs, const struct caller *caller, uint64_t parent, const char *name,
+	struct stat *st, struct handle **handle)
 {
-	uint64_t removed;
-	struct tree_node *node = tree_find(&fs->tree, fs->publication.node);
+	struct tree_node *node = tree_find(&fs->tree, fs->publication.node), *dir;
 	if (!node || !fs->publication.armed || !handle)
 		return EACCES;
-	if (tree_lookup(&fs->tree, dir, name))
-		return EEXIST;
-	int error = files_open_node(fs, node, O_RDONLY, handle);
+	int error = files_open_node(fs, node, O_RDONLY, -1, handle);
 	if (error)
 		return error;
-	error = publish_bind(fs, dir, name, &removed);
+	error = find_folder(fs, parent, &dir);
+	if (!error)
+		error = check_new(fs, caller, dir, name);
+	if (!error && tree_lookup(&fs->tree, dir, name))
+		error = EEXIST;
+	if (!error)
+		error = publish_bind(fs, dir, name);
 	if (error) {
-		node->n_open--;
-		close(node->fd);
-		node->fd = -1;
-		free(*handle);
+		pthread_mutex_unlock(&fs->lock);
+		files_release(fs, *handle);
+		pthread_mutex_lock(&fs->lock);
 		return error;
 	}
 	node->lookups++;
@@ -233,7 +262,7 @@ static int open_existing(struct fs *fs, struct tree_node *node, int flags, struc
 		return EEXIST;
 	if (S_ISDIR(node->mode))
 		return EISDIR;
-	int error = S_ISREG(node->mode) ? files_open_node(fs, node, flags, handle) : ELOOP;
+	int error = S_ISREG(node->mode) ? files_open_node(fs, node, flags, -1, handle) : ELOOP;
 	if (!error) {
 		node->lookups++;
 		names_fill_stat(node, st);
@@ -241,64 +270,96 @@ static int open_existing(struct fs *fs, struct tree_node *node, int flags, struc
 	return error;
 }
 
-/* The content's file exists already: made before the lock was taken, because a disk may be slow at that. */
+/* A content that was made before the lock was taken, because a disk may be slow at that. */
+struct fresh {
+	uint64_t id; /* 0: none */
+	int fd;	     /* -1: taken */
+	int64_t content_ns;
+};
+
 static int create_node(struct fs *fs, const struct caller *caller, struct tree_node *dir, const char *name,
-	uint32_t mode, uint64_t id, int flags, struct stat *st, struct handle **handle)
+	uint32_t mode, struct fresh *fresh, int flags, struct stat *st, struct handle **handle)
 {
-	struct tree_node *node = tree_new(&fs->tree, id, S_IFREG | (mode & 07777), caller->uid,
+	if (fs_over_quota(fs, strlen(name), 1))
+		return EDQUOT;
+	struct tree_node *node = tree_new(&fs->tree, fresh->id, S_IFREG | (mode & 07777), caller->uid,
 		dir->mode & S_ISGID ? dir->gid : caller->gid, fs_now_ns());
 	if (!node)
 		return ENOMEM;
+	node->content_ns = fresh->content_ns;
 	int error = add_node(fs, dir, node, name, st);
-	if (!error && handle) {
-		error = files_open_node(fs, node, flags & ~O_TRUNC, handle);
-		if (error)
-			node->lookups--;
-	}
+	if (error || !handle)
+		return error;
+	error = files_open_node(fs, node, flags & ~O_TRUNC, fresh->fd, handle);
+	fresh->fd = -1; /* the node has it, or it is closed */
+	if (error)
+		node->lookups--;
+	return error;
+}
+
+static int make_content(struct fs *fs, struct fresh *fresh)
+{
+	struct stat st;
+	fresh->fd = state_content_create(&fs->state, fresh->id);
+	if (fresh->fd < 0)
+		return -fresh->fd;
+	if (fstat(fresh->fd, &st) == 0)
+		fresh->content_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
+	return 0;
+}
+
+/* The second half of a creation: the folder may have gone meanwhile, the name may have come. */
+static int create_or_open(struct fs *fs, const struct caller *caller, uint64_t parent, const char *name, uint32_t mode,
+	int flags, struct fresh *fresh, bool *made, struct stat *st, struct handle **handle)
+{
+	struct tree_node *dir, *existing;
+	int error;
+	do {
+		error = find_folder(fs, parent, &dir);
+		if (!error)
+			error = check_new(fs, caller, dir, name);
+		existing = error ? NULL : tree_lookup(&fs->tree, dir, name);
+	} while (existing && saw(fs, existing));
+	if (error)
+		return error;
+	if (existing)
+		return open_existing(fs, existing, flags, st, handle);
+	if (!fresh->id)
+		return ENOENT;
+	error = create_node(fs, caller, dir, name, mode, fresh, flags, st, handle);
+	*made = !error;
 	return error;
 }
 
 int names_create(struct fs *fs, const struct caller *caller, uint64_t parent, const char *name, uint32_t mode,
 	int flags, struct stat *st, struct handle **handle)
 {
-	struct tree_node *dir, *existing = NULL;
-	uint64_t id = 0;
+	struct tree_node *dir;
+	struct fresh fresh = {.fd = -1};
 	bool made = false;
 	pthread_mutex_lock(&fs->lock);
 	int error = find_folder(fs, parent, &dir);
 	if (!error)
 		error = check_new(fs, caller, dir, name);
 	if (!error && dir->area == AREA_OUT) {
-		error = create_published(fs, dir, name, st, handle);
+		error = create_published(fs, caller, parent, name, st, handle);
 		pthread_mutex_unlock(&fs->lock);
 		return error;
 	}
-	if (!error && !tree_lookup(&fs->tree, dir, name))
-		id = fs->tree.next_id++;
+	if (!error && !tree_lookup(&fs->tree, dir, name) && !(fresh.id = fs_take_id(fs)))
+		error = ENOSPC;
 	pthread_mutex_unlock(&fs->lock);
 	if (error)
 		return error;
-
-	int fd = id ? state_content_create(&fs->state, id) : -1;
-	if (id && fd < 0)
-		return -fd;
+	if (fresh.id && (error = make_content(fs, &fresh)) != 0)
+		return error;
 	pthread_mutex_lock(&fs->lock);
-	error = find_folder(fs, parent, &dir); /* the folder may have gone, the name may have come */
-	if (!error)
-		error = check_new(fs, caller, dir, name);
-	if (!error)
-		existing = tree_lookup(&fs->tree, dir, name);
-	if (!error && existing)
-		error = open_existing(fs, existing, flags, st, handle);
-	else if (!error && id)
-		made = !(error = create_node(fs, caller, dir, name, mode, id, flags, st, handle));
-	else if (!error)
-		error = ENOENT;
+	error = create_or_open(fs, caller, parent, name, mode, flags, &fresh, &made, st, handle);
 	pthread_mutex_unlock(&fs->lock);
-	if (id)
-		close(fd);
-	if (id && !made)
-		state_content_remove(&fs->state, id);
+	if (fresh.fd >= 0)
+		close(fresh.fd);
+	if (fresh.id && !made)
+		state_content_remove(&fs->state, fresh.id); /* it never had a name */
 	return error;
 }
 
@@ -314,23 +375,20 @@ static void forget_job(struct fs *fs, const struct tree_node *node)
 		scheduler_wake(fs);
 }
 
-bool names_remove_node(struct fs *fs, struct tree_node *node, uint64_t *content)
+void names_remove_node(struct fs *fs, struct tree_node *node, int64_t now_ns)
 {
-	int64_t now = fs_now_ns();
-	*content = node->id;
 	forget_job(fs, node);
 	ingest_removed(fs, node);
-	touch_folder(node->parent, now);
-	node->ctime_ns = now;
+	touch_folder(node->parent, now_ns);
+	node->ctime_ns = now_ns;
 	tree_unlink(&fs->tree, node);
-	return files_drop_node(fs, node);
+	files_drop_node(fs, node);
 }
 
 static int remove_name(struct fs *fs, uint64_t parent, const char *name, bool folder)
 {
 	struct tree_node *dir, *node;
-	uint64_t content = 0;
-	bool remove = false;
+	int64_t now = fs_now_ns();
 	pthread_mutex_lock(&fs->lock);
 	int error = find_child(fs, parent, name, &dir, &node);
 	if (!error && dir->area == AREA_TOP)
@@ -341,13 +399,12 @@ static int remove_name(struct fs *fs, uint64_t parent, const char *name, bool fo
 		error = ENOTEMPTY;
 	if (!error) {
 		record_node_gone(fs_change(fs), node->id);
+		record_folder(&fs->change, dir->id, now);
 		error = fs_commit(fs, true);
 	}
 	if (!error)
-		remove = names_remove_node(fs, node, &content);
+		names_remove_node(fs, node, now);
 	pthread_mutex_unlock(&fs->lock);
-	if (remove)
-		state_content_remove(&fs->state, content);
 	return error;
 }
 
@@ -369,7 +426,7 @@ static int check_rename(struct tree_node *node, struct tree_node *dir, struct tr
 	if (node->id < TREE_FIRST_ID)
 		return EPERM;
 	if (dir->area != node->area)
-		return node->area == AREA_OUT && dir->area == AREA_IN ? EXDEV : EACCES;
+		return dir->area == AREA_IN ? EXDEV : EACCES;
 	if (!dir->parent)
 		return ENOENT;
 	if (S_ISDIR(node->mode) && tree_is_inside(dir, node))
@@ -383,9 +440,9 @@ static int check_rename(struct tree_node *node, struct tree_node *dir, struct tr
 	return S_ISDIR(target->mode) && target->n_children > 0 ? ENOTEMPTY : 0;
 }
 
-/* Moves; a replaced target goes the way of unlink. */
-static int move_node(struct fs *fs, struct tree_node *node, struct tree_node *dir, const char *name,
-	struct tree_node *target, uint64_t *content, bool *remove)
+/* Moves; a replaced target goes the way of unlink. What takes another's place has its bytes on the disk before that goes. */
+static int move_node(
+	struct fs *fs, struct tree_node *node, struct tree_node *dir, const char *name, struct tree_node *target)
 {
 	struct tree_node changed = *node;
 	changed.ctime_ns = fs_now_ns();
@@ -393,11 +450,16 @@ static int move_node(struct fs *fs, struct tree_node *node, struct tree_node *di
 	if (target)
 		record_node_gone(change, target->id);
 	record_node(change, &changed, dir->id, name);
+	record_folder(change, node->parent->id, changed.ctime_ns);
+	if (dir != node->parent)
+		record_folder(change, dir->id, changed.ctime_ns);
+	if (target && S_ISREG(node->mode))
+		sync_written(fs, node->id, true);
 	int error = fs_commit(fs, target != NULL);
 	if (error)
 		return error;
 	if (target)
-		*remove = names_remove_node(fs, target, content);
+		names_remove_node(fs, target, changed.ctime_ns);
 	touch_folder(node->parent, changed.ctime_ns);
 	if (!tree_link(&fs->tree, node, dir, name))
 		return ENOMEM;
@@ -409,40 +471,33 @@ static int move_node(struct fs *fs, struct tree_node *node, struct tree_node *di
 }
 
 /* The helper's RENAME of its token: the finished file takes the name. */
-static int rename_published(struct fs *fs, uint64_t new_parent, const char *new_name, uint64_t *content, bool *remove)
+static int rename_published(struct fs *fs, uint64_t new_parent, const char *new_name)
 {
 	struct tree_node *dir;
 	int error = find_folder(fs, new_parent, &dir);
 	if (!error && dir->area != AREA_OUT)
 		error = EACCES;
-	if (!error)
-		error = publish_bind(fs, dir, new_name, content);
-	*remove = !error && *content;
-	return error;
+	return error ? error : publish_bind(fs, dir, new_name);
 }
 
 int names_rename(struct fs *fs, const struct caller *caller, uint64_t parent, const char *name, uint64_t new_parent,
 	const char *new_name, unsigned flags)
 {
 	struct tree_node *dir, *node, *new_dir, *target;
-	uint64_t content = 0;
-	bool remove = false;
 	int error = check_name(new_name);
 	if (error)
 		return error;
 	pthread_mutex_lock(&fs->lock);
 	error = find_child(fs, parent, name, &dir, &node);
 	if (error == ENOENT && parent == TREE_ROOT && publish_waiting(fs, caller, name)) {
-		error = rename_published(fs, new_parent, new_name, &content, &remove);
+		error = rename_published(fs, new_parent, new_name);
 	} else if (!error && !(error = find_folder(fs, new_parent, &new_dir))) {
 		target = tree_lookup(&fs->tree, new_dir, new_name);
 		error = check_rename(node, new_dir, target, flags);
 		if (!error && target != node)
-			error = move_node(fs, node, new_dir, new_name, target, &content, &remove);
+			error = move_node(fs, node, new_dir, new_name, target);
 	}
 	pthread_mutex_unlock(&fs->lock);
-	if (remove)
-		state_content_remove(&fs->state, content);
 	return error;
 }
 
@@ -459,10 +514,13 @@ int names_readlink(struct fs *fs, uint64_t id, char **target)
 
 int names_next(struct fs *fs, uint64_t dir_id, uint64_t after, bool plus, struct stat *st, char **name, bool *found)
 {
-	struct tree_node *dir;
+	struct tree_node *dir, *node;
+	int error;
 	pthread_mutex_lock(&fs->lock);
-	int error = find_folder(fs, dir_id, &dir);
-	struct tree_node *node = error ? NULL : tree_next_child(dir, after);
+	do {
+		error = find_folder(fs, dir_id, &dir);
+		node = error ? NULL : tree_next_child(dir, after);
+	} while (node && plus && saw(fs, node));
 	*found = node != NULL;
 	if (node) {
 		names_fill_stat(node, st);

@@ -29,9 +29,9 @@ int names_readlink(struct fs *fs, uint64_t id, char **target);
 /* The child after `after` (an id; 0 starts), its name malloc'd. *found false: the end. plus: counts a lookup. */
 int names_next(struct fs *fs, uint64_t dir, uint64_t after, bool plus, struct stat *st, char **name, bool *found);
 
-/* Take a node out of the tree, with its job or result, once the journal has it. True: the content `*content` is to be
- * removed after the lock is gone. Needs fs->lock. */
-bool names_remove_node(struct fs *fs, struct tree_node *node, uint64_t *content);
+/* Take a node out of the tree, with its job or result, once the journal has it (record_node_gone; record_folder of its folder, with
+ * the same time). Needs fs->lock. */
+void names_remove_node(struct fs *fs, struct tree_node *node, int64_t now_ns);
 
 /* Attributes. Needs fs->lock. */
 void names_fill_stat(const struct tree_node *node, struct stat *st);

@@ -74,6 +74,15 @@ static void reply_attr(fuse_req_t req, int error, const struct stat *st)
 		fuse_reply_attr(req, st, special_is(st->st_ino) ? 0 : KEEP_S);
 }
 
+/* The disk is full, but contents wait for their removal: once they are gone it may do. */
+static bool try_again(fuse_req_t req, int error, bool *tried)
+{
+	if (error != ENOSPC || *tried)
+		return false;
+	*tried = true;
+	return sync_free_space(fs_of(req));
+}
+
 static void op_init(void *user, struct fuse_conn_info *conn)
 {
 	struct fs *fs = user;
@@ -149,8 +158,13 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 		error = special_truncate(fi ? special_of(fi) : NULL, st.st_size);
 		what &= ~FILES_SIZE;
 	}
+	struct handle *handle = fi && !special_is(ino) ? handle_of(fi) : NULL;
+	const struct stat wanted = st;
+	bool tried = error != 0;
 	if (!error)
-		error = files_setattr(fs_of(req), ino, fi && !special_is(ino) ? handle_of(fi) : NULL, what, &st);
+		do
+			error = files_setattr(fs_of(req), ino, handle, what, memcpy(&st, &wanted, sizeof st));
+		while (try_again(req, error, &tried));
 	reply_attr(req, error, &st);
 }
 
@@ -172,7 +186,12 @@ static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 	struct stat st;
 	struct caller caller = caller_of(req);
 	(void)device;
-	int error = !S_ISREG(mode) ? EPERM : names_create(fs_of(req), &caller, parent, name, mode, O_EXCL, &st, NULL);
+	bool tried = false;
+	int error;
+	do
+		error = !S_ISREG(mode) ? EPERM
+				       : names_create(fs_of(req), &caller, parent, name, mode, O_EXCL, &st, NULL);
+	while (try_again(req, error, &tried));
 	reply_entry(req, error, &st);
 }
 
@@ -180,14 +199,24 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 {
 	struct stat st;
 	struct caller caller = caller_of(req);
-	reply_entry(req, names_mkdir(fs_of(req), &caller, parent, name, mode, &st), &st);
+	bool tried = false;
+	int error;
+	do
+		error = names_mkdir(fs_of(req), &caller, parent, name, mode, &st);
+	while (try_again(req, error, &tried));
+	reply_entry(req, error, &st);
 }
 
 static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
 	struct stat st;
 	struct caller caller = caller_of(req);
-	reply_entry(req, names_symlink(fs_of(req), &caller, parent, name, target, &st), &st);
+	bool tried = false;
+	int error;
+	do
+		error = names_symlink(fs_of(req), &caller, parent, name, target, &st);
+	while (try_again(req, error, &tried));
+	reply_entry(req, error, &st);
 }
 
 static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -204,7 +233,12 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 	unsigned flags)
 {
 	struct caller caller = caller_of(req);
-	fuse_reply_err(req, names_rename(fs_of(req), &caller, parent, name, new_parent, new_name, flags));
+	bool tried = false;
+	int error;
+	do
+		error = names_rename(fs_of(req), &caller, parent, name, new_parent, new_name, flags);
+	while (try_again(req, error, &tried));
+	fuse_reply_err(req, error);
 }
 
 static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
@@ -220,7 +254,11 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	struct stat st;
 	struct handle *handle;
 	struct caller caller = caller_of(req);
-	int error = names_create(fs_of(req), &caller, parent, name, mode, fi->flags, &st, &handle);
+	bool tried = false;
+	int error;
+	do
+		error = names_create(fs_of(req), &caller, parent, name, mode, fi->flags, &st, &handle);
+	while (try_again(req, error, &tried));
 	if (error) {
 		fuse_reply_err(req, error);
 		return;
@@ -284,8 +322,12 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t at, struc
 
 static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t at, struct fuse_file_info *fi)
 {
-	ssize_t n = special_is(ino) ? special_write(fs_of(req), special_of(fi), data, size, at)
+	bool tried = false;
+	ssize_t n;
+	do
+		n = special_is(ino) ? special_write(fs_of(req), special_of(fi), data, size, at)
 				    : files_write(fs_of(req), handle_of(fi), data, size, at);
+	while (try_again(req, n < 0 ? -n : 0, &tried));
 	if (n < 0)
 		fuse_reply_err(req, -n);
 	else
@@ -320,9 +362,8 @@ static void reply_synced(void *user, int error)
 static void op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *fi)
 {
 	(void)data_only;
-	if (!special_is(ino))
-		files_synced(fs_of(req), handle_of(fi));
-	sync_now(fs_of(req), special_is(ino) ? -1 : handle_of(fi)->fd, reply_synced, req);
+	int error = special_is(ino) ? 0 : files_synced(fs_of(req), handle_of(fi));
+	sync_now(fs_of(req), special_is(ino) ? -1 : handle_of(fi)->fd, error, reply_synced, req);
 }
 
 static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *fi)
@@ -330,7 +371,7 @@ static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int data_only, struct fu
 	(void)ino;
 	(void)data_only;
 	(void)fi;
-	sync_now(fs_of(req), -1, reply_synced, req);
+	sync_now(fs_of(req), -1, 0, reply_synced, req);
 }
 
 /* "." and ".." have the cookies 1 and 2, a child its id + 2: stable over changes and restarts, as NFS wants it. */
@@ -383,6 +424,22 @@ static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t co
 	read_folder(req, ino, size, cookie, true);
 }
 
+/* max_bytes is the size then; what of it is free can be had only where the disk has it. */
+static void show_limit(struct fs *fs, struct statvfs *st)
+{
+	pthread_mutex_lock(&fs->lock);
+	int64_t max = fs->options->max_bytes, left = max - fs_used(fs);
+	uint64_t names = fs->tree.n_nodes;
+	pthread_mutex_unlock(&fs->lock);
+	uint64_t left_blocks = left > 0 ? (uint64_t)left / st->f_frsize : 0;
+	st->f_blocks = ((uint64_t)max + st->f_frsize - 1) / st->f_frsize;
+	st->f_bfree = st->f_bfree < left_blocks ? st->f_bfree : left_blocks;
+	st->f_bavail = st->f_bavail < st->f_bfree ? st->f_bavail : st->f_bfree;
+	st->f_ffree = left > 0 ? (uint64_t)left / FS_NAME_BYTES : 0;
+	st->f_favail = st->f_ffree;
+	st->f_files = names + st->f_ffree;
+}
+
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 {
 	struct statvfs st;
@@ -391,13 +448,20 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 		fuse_reply_err(req, errno);
 		return;
 	}
+	if (fs_of(req)->options->max_bytes > 0)
+		show_limit(fs_of(req), &st);
 	st.f_namemax = TREE_NAME_MAX;
 	fuse_reply_statfs(req, &st);
 }
 
 static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
 {
-	fuse_reply_err(req, xattrs_set(fs_of(req), ino, name, value ? value : "", size, flags));
+	bool tried = false;
+	int error;
+	do
+		error = xattrs_set(fs_of(req), ino, name, value ? value : "", size, flags);
+	while (try_again(req, error, &tried));
+	fuse_reply_err(req, error);
 }
 
 static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
@@ -439,7 +503,12 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 
 static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t at, off_t len, struct fuse_file_info *fi)
 {
-	fuse_reply_err(req, special_is(ino) ? EOPNOTSUPP : files_allocate(fs_of(req), handle_of(fi), mode, at, len));
+	bool tried = false;
+	int error;
+	do
+		error = special_is(ino) ? EOPNOTSUPP : files_allocate(fs_of(req), handle_of(fi), mode, at, len);
+	while (try_again(req, error, &tried));
+	fuse_reply_err(req, error);
 }
 
 static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t at, int whence, struct fuse_file_info *fi)

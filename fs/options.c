@@ -270,6 +270,7 @@ void options_finish(struct options *options)
 void options_print_help(void)
 {
 	printf("usage: trellisfs [-o option,...] [--option ...] MOUNTPOINT\n"
+	       "       trellisfs --check STATE [--repair | --salvage DIR]\n"
 	       "Pictures copied to MOUNTPOINT/in become 3D models in MOUNTPOINT/out.\n"
 	       "\n"
 	       "Options, as -o name=value or --name=value:\n");
@@ -282,5 +283,11 @@ void options_print_help(void)
 			*p == '\n' ? printf("\n%28s", "") : putchar(*p);
 		putchar('\n');
 	}
-	printf("\nUnmount with: fusermount3 -u MOUNTPOINT\n");
+	printf("\nUnmount with: fusermount3 -u MOUNTPOINT\n"
+	       "\n"
+	       "--check looks at a state directory that is not mounted and changes nothing; --repair puts right what "
+	       "can be, as\n"
+	       "the next mount would; --salvage copies what is there to DIR. Exit status: 0 clean, 1 put right, 4 "
+	       "errors are left,\n"
+	       "8 it cannot be looked at, 16 usage.\n");
 }

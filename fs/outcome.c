@@ -16,7 +16,7 @@ int outcome_make_files(struct fs *fs, uint32_t outputs, struct outcome_files *fi
 	*files = (struct outcome_files){0};
 	pthread_mutex_lock(&fs->lock);
 	for (int i = 0; i < JOB_OUTPUTS; i++)
-		files->ids[i] = outputs & 1u << i ? fs->tree.next_id++ : 0;
+		files->ids[i] = outputs & 1u << i ? fs_take_id(fs) : 0;
 	pthread_mutex_unlock(&fs->lock);
 	for (int i = 0; i < JOB_OUTPUTS; i++)
 		files->fds[i] = -1;
@@ -130,8 +130,9 @@ static int publish_all(struct fs *fs, struct publisher *publisher, struct target
 		unsigned i = k > 0 ? k - 1 : last;
 		if (!files->ids[i] || (k > 0 && i == last))
 			continue;
+		sync_written(fs, files->ids[i], true); /* on the disk before its name */
 		error = publish_one(publisher, target, i, files->ids[i], sizes[i], k == 0);
-		sync_later(fs, files->fds[i]);
+		close(files->fds[i]);
 		files->ids[i] = 0; /* published, or removed by the publisher */
 		files->fds[i] = -1;
 	}
@@ -161,7 +162,7 @@ static int link_result(struct fs *fs, const uint8_t *key, unsigned output, uint6
 	const struct result *result = jobs_result_by_key(&fs->jobs, key, output);
 	const struct tree_node *node = result ? tree_find(&fs->tree, result->id) : NULL;
 	if (node) {
-		uint64_t fresh = fs->tree.next_id++;
+		uint64_t fresh = fs_take_id(fs);
 		error = state_content_link(&fs->state, node->id, fresh);
 		*id = error ? 0 : fresh;
 		*size = node->size;
@@ -205,7 +206,7 @@ static void fail_without_file(struct fs *fs, uint64_t input_id, uint64_t seq)
 static int write_error_file(struct fs *fs, uint64_t *id, const char *text, size_t len)
 {
 	pthread_mutex_lock(&fs->lock);
-	*id = fs->tree.next_id++;
+	*id = fs_take_id(fs);
 	pthread_mutex_unlock(&fs->lock);
 	int fd = state_content_create(&fs->state, *id);
 	if (fd < 0)

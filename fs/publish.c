@@ -49,12 +49,12 @@ static struct input *wanted_input(struct fs *fs, const struct publication *p)
 	return jobs_wants(input, p->seq) ? input : NULL;
 }
 
-int publish_bind(struct fs *fs, struct tree_node *parent, const char *name, uint64_t *removed)
+int publish_bind(struct fs *fs, struct tree_node *parent, const char *name)
 {
 	struct publication *p = &fs->publication;
 	struct tree_node *node = tree_find(&fs->tree, p->node), *old = tree_lookup(&fs->tree, parent, name);
 	struct input *input = wanted_input(fs, p);
-	*removed = 0;
+	int64_t now = fs_now_ns();
 	if (!input || !node)
 		return ECANCELED;
 	if (old && S_ISDIR(old->mode))
@@ -69,6 +69,7 @@ int publish_bind(struct fs *fs, struct tree_node *parent, const char *name, uint
 		record_node_gone(change, old->id);
 	node->area = AREA_OUT;
 	record_node(change, node, parent->id, name);
+	record_folder(change, parent->id, now);
 	record_result(change, &result);
 	if (p->last)
 		record_input(change, &finished);
@@ -76,11 +77,11 @@ int publish_bind(struct fs *fs, struct tree_node *parent, const char *name, uint
 	if (error)
 		return error;
 
-	if (old && !names_remove_node(fs, old, removed))
-		*removed = 0;
+	if (old)
+		names_remove_node(fs, old, now);
 	if (!tree_link(&fs->tree, node, parent, name))
 		return ENOMEM;
-	parent->mtime_ns = parent->ctime_ns = fs_now_ns();
+	parent->mtime_ns = parent->ctime_ns = now;
 	struct result *kept = jobs_add_result(&fs->jobs, node->id, p->source, p->key, p->output);
 	if (kept)
 		kept->size = node->size;
@@ -304,16 +305,13 @@ static int insert_silently(struct publisher *publisher, const char *path)
 	struct fs *fs = publisher->fs;
 	char folder[PATH_MAX];
 	const char *slash = strrchr(path, '/');
-	uint64_t removed = 0;
 	snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 0, path);
 	pthread_mutex_lock(&fs->lock);
 	struct tree_node *parent = tree_resolve(&fs->tree, tree_find(&fs->tree, TREE_OUT), folder);
 	int error = !parent ? ENOENT : S_ISDIR(parent->mode) ? 0 : ENOTDIR;
 	if (!error)
-		error = publish_bind(fs, parent, slash ? slash + 1 : path, &removed);
+		error = publish_bind(fs, parent, slash ? slash + 1 : path);
 	pthread_mutex_unlock(&fs->lock);
-	if (removed)
-		state_content_remove(&fs->state, removed);
 	return error;
 }
 
@@ -332,10 +330,9 @@ static void withdraw(struct fs *fs, uint64_t id)
 	pthread_mutex_lock(&fs->lock);
 	fs->publication = (struct publication){.helper_pid = fs->publication.helper_pid};
 	struct tree_node *node = tree_find(&fs->tree, id);
-	bool remove = node && !node->parent && files_drop_node(fs, node);
+	if (node && !node->parent)
+		files_drop_node(fs, node);
 	pthread_mutex_unlock(&fs->lock);
-	if (remove)
-		state_content_remove(&fs->state, id);
 }
 
 int publisher_publish(struct publisher *publisher, const struct publish_file *file)

@@ -13,8 +13,8 @@ bool publish_is_helper(const struct fs *fs, const struct caller *caller);
 /* The waiting node, if the caller is the helper and name its token. */
 struct tree_node *publish_waiting(struct fs *fs, const struct caller *caller, const char *name);
 /* Give the waiting node its name, in place of what is there; ends the publication. ECANCELED: the input was deleted or
- * submitted again meanwhile. Needs fs->lock. *removed: id of a replaced node whose content is to be removed, or 0. */
-int publish_bind(struct fs *fs, struct tree_node *parent, const char *name, uint64_t *removed);
+ * submitted again meanwhile. Needs fs->lock. */
+int publish_bind(struct fs *fs, struct tree_node *parent, const char *name);
 
 /* The rest belongs to the scheduler thread. */
 struct publisher;

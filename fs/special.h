@@ -19,7 +19,7 @@ void special_stop(struct fs *fs);
 
 static inline bool special_is(uint64_t id)
 {
-	return id >= TREE_STATUS && id < TREE_FIRST_ID;
+	return id >= TREE_STATUS && id <= TREE_README;
 }
 
 int special_open(struct fs *fs, uint64_t id, int flags, struct special **out);

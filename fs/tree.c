@@ -115,6 +115,12 @@ bool tree_init(struct tree *tree, uint32_t uid, uint32_t gid, bool shared, int64
 	return ok;
 }
 
+/* Bytes of a symlink's target. */
+static size_t target_len(const struct tree_node *node)
+{
+	return S_ISLNK(node->mode) && node->target ? strlen(node->target) : 0;
+}
+
 static void free_node(struct tree_node *node)
 {
 	if (S_ISDIR(node->mode))
@@ -137,6 +143,19 @@ void tree_finish(struct tree *tree)
 	free(tree->by_id);
 	free(tree->by_name);
 	*tree = (struct tree){0};
+}
+
+struct tree_node *tree_lost(struct tree *tree)
+{
+	struct tree_node *lost = tree_find(tree, TREE_LOST);
+	return lost ? lost : add_fixed(tree, TREE_LOST, "lost", S_IFDIR | 0755, tree_find(tree, TREE_ROOT), AREA_LOST);
+}
+
+void tree_set_target(struct tree *tree, struct tree_node *node, char *target)
+{
+	node->target = target;
+	node->size = strlen(target);
+	tree->text_bytes += node->size;
 }
 
 struct tree_node *tree_find(const struct tree *tree, uint64_t id)
@@ -220,6 +239,16 @@ static void remove_child(struct tree_node *dir, struct tree_node *node)
 	memmove(dir->children + at, dir->children + at + 1, (dir->n_children - at) * sizeof *dir->children);
 }
 
+static void take_name(struct tree *tree, struct tree_node *node)
+{
+	remove_name(tree, node);
+	remove_child(node->parent, node);
+	tree->text_bytes -= strlen(node->name);
+	free(node->name);
+	node->name = NULL;
+	node->parent = NULL;
+}
+
 bool tree_link(struct tree *tree, struct tree_node *node, struct tree_node *parent, const char *name)
 {
 	char *copy = strdup(name);
@@ -227,13 +256,11 @@ bool tree_link(struct tree *tree, struct tree_node *node, struct tree_node *pare
 		free(copy);
 		return false;
 	}
-	if (node->parent) {
-		remove_name(tree, node);
-		remove_child(node->parent, node);
-		free(node->name);
-	}
+	if (node->parent)
+		take_name(tree, node);
 	node->parent = parent;
 	node->name = copy;
+	tree->text_bytes += strlen(copy);
 	node->area = parent->area;
 	insert_name(tree, node);
 	add_child(parent, node);
@@ -243,11 +270,7 @@ bool tree_link(struct tree *tree, struct tree_node *node, struct tree_node *pare
 void tree_unlink(struct tree *tree, struct tree_node *node)
 {
 	assert(node->parent && (!S_ISDIR(node->mode) || node->n_children == 0));
-	remove_name(tree, node);
-	remove_child(node->parent, node);
-	free(node->name);
-	node->name = NULL;
-	node->parent = NULL;
+	take_name(tree, node);
 }
 
 bool tree_drop_unused(struct tree *tree, struct tree_node *node)
@@ -259,6 +282,7 @@ bool tree_drop_unused(struct tree *tree, struct tree_node *node)
 		at = &(*at)->next_id;
 	*at = node->next_id;
 	tree->n_nodes--;
+	tree->text_bytes -= node->xattrs_len + target_len(node);
 	free_node(node);
 	return true;
 }
@@ -372,7 +396,8 @@ const char *tree_xattr_get(const struct tree_node *node, const char *name, uint3
 	return node->xattrs + start + head;
 }
 
-int tree_xattr_set(struct tree_node *node, const char *name, const void *value, uint32_t len)
+int tree_xattr_make(const struct tree_node *node, const char *name, const void *value, uint32_t len, char **block,
+	uint32_t *block_len)
 {
 	uint32_t start = 0, old = 0;
 	uint16_t name_len = strlen(name);
@@ -381,27 +406,33 @@ int tree_xattr_set(struct tree_node *node, const char *name, const void *value, 
 		start = old = 0;
 	if ((size_t)node->xattrs_len - old + added > TREE_XATTR_MAX)
 		return ENOSPC;
-	uint32_t total = node->xattrs_len - old + added;
-	char *block = NULL, *p;
-	if (total > 0) {
-		p = block = malloc(total);
-		if (!block)
-			return ENOMEM;
-		if (node->xattrs) {
-			memcpy(p, node->xattrs, start);
-			p += start;
-			memcpy(p, node->xattrs + start + old, node->xattrs_len - start - old);
-			p += node->xattrs_len - start - old;
-		}
-		if (value) {
-			memcpy(p, &name_len, 2);
-			memcpy(p + 2, &len, 4);
-			memcpy(p + XATTR_HEAD, name, name_len);
-			memcpy(p + XATTR_HEAD + name_len, value, len);
-		}
+	*block_len = node->xattrs_len - old + added;
+	*block = NULL;
+	if (*block_len == 0)
+		return 0;
+	char *p = malloc(*block_len);
+	if (!p)
+		return ENOMEM;
+	*block = p;
+	if (node->xattrs) {
+		memcpy(p, node->xattrs, start);
+		p += start;
+		memcpy(p, node->xattrs + start + old, node->xattrs_len - start - old);
+		p += node->xattrs_len - start - old;
 	}
+	if (value) {
+		memcpy(p, &name_len, 2);
+		memcpy(p + 2, &len, 4);
+		memcpy(p + XATTR_HEAD, name, name_len);
+		memcpy(p + XATTR_HEAD + name_len, value, len);
+	}
+	return 0;
+}
+
+void tree_xattr_replace(struct tree *tree, struct tree_node *node, char *block, uint32_t len)
+{
+	tree->text_bytes += (size_t)len - node->xattrs_len;
 	free(node->xattrs);
 	node->xattrs = block;
-	node->xattrs_len = total;
-	return 0;
+	node->xattrs_len = len;
 }

@@ -12,10 +12,20 @@
 #include <sys/types.h>
 
 /* The fixed nodes. Those of users start at TREE_FIRST_ID. */
-enum { TREE_ROOT = 1, TREE_IN, TREE_OUT, TREE_STATUS, TREE_STATUS_JSON, TREE_CONFIG, TREE_README, TREE_FIRST_ID = 64 };
+enum {
+	TREE_ROOT = 1,
+	TREE_IN,
+	TREE_OUT,
+	TREE_STATUS,
+	TREE_STATUS_JSON,
+	TREE_CONFIG,
+	TREE_README,
+	TREE_LOST, /* what has no place after damage; there only when something is in it */
+	TREE_FIRST_ID = 64
+};
 
 /* Which of the top folders a node is under; fixed for life, because nothing is renamed between them. */
-enum tree_area { AREA_TOP, AREA_IN, AREA_OUT };
+enum tree_area { AREA_TOP, AREA_IN, AREA_OUT, AREA_LOST };
 
 enum { TREE_NAME_MAX = 255, TREE_XATTR_MAX = 65536 };
 
@@ -38,12 +48,18 @@ struct tree_node {
 	};
 	int64_t size;
 	int64_t atime_ns, mtime_ns, ctime_ns; /* CLOCK_REALTIME */
+	int64_t content_ns;		      /* mtime of the content's file when the journal last told of the node */
 	uint32_t mode, uid, gid;
 	uint8_t area;		      /* enum tree_area */
+	bool unseen;		      /* its content has not been looked at since the start (contents.h) */
+	bool unsized;		      /* and the journal does not know its size */
+	bool missing;		      /* its content is gone */
+	bool busy;		      /* somebody is at its content without the lock (files.c) */
 	bool dirty;		      /* written since the last job was made of it */
 	bool flush_seen;	      /* what wrote last has sent a FLUSH: not an NFS server */
 	bool synced;		      /* an FSYNC came after the last write */
 	bool served;		      /* and through a handle that wrote nothing: an NFS server's */
+	int32_t sync_error;	      /* errno of a sync of the content that nobody has been told of */
 	uint32_t version;	      /* counts the changes of the content */
 	uint64_t lookups;	      /* what the kernel will FORGET */
 	int64_t write_ns, release_ns; /* CLOCK_MONOTONIC of the last write and of the last writer's release */
@@ -56,6 +72,7 @@ struct tree {
 	struct tree_node **by_id, **by_name;
 	size_t n_buckets; /* a power of two */
 	size_t n_nodes;
+	size_t text_bytes; /* of names, targets and extended attributes */
 	uint64_t next_id;
 };
 
@@ -63,11 +80,16 @@ struct tree {
 bool tree_init(struct tree *tree, uint32_t uid, uint32_t gid, bool shared, int64_t now_ns);
 void tree_finish(struct tree *tree);
 
+/* The folder lost/, made where it is not there. NULL: out of memory. */
+struct tree_node *tree_lost(struct tree *tree);
+
 struct tree_node *tree_find(const struct tree *tree, uint64_t id);
 struct tree_node *tree_lookup(const struct tree *tree, const struct tree_node *parent, const char *name);
 
 /* A node without a name yet; id 0 takes the next one. NULL: out of memory, or the id exists. */
 struct tree_node *tree_new(struct tree *tree, uint64_t id, uint32_t mode, uint32_t uid, uint32_t gid, int64_t now_ns);
+/* Of a new symlink; takes target, which is malloc'd. */
+void tree_set_target(struct tree *tree, struct tree_node *node, char *target);
 /* Give a nameless node its name, or move a node; the name must be free. False: out of memory, nothing changed. */
 bool tree_link(struct tree *tree, struct tree_node *node, struct tree_node *parent, const char *name);
 /* Take the name away. The node stays until tree_drop_unused. A folder must be empty. */
@@ -86,8 +108,11 @@ struct tree_node *tree_resolve(const struct tree *tree, struct tree_node *dir, c
 
 /* Extended attributes, packed as { u16 name length, u32 value length, name, value } one after another. */
 const char *tree_xattr_get(const struct tree_node *node, const char *name, uint32_t *len); /* borrowed; NULL: none */
-/* value NULL removes. 0, or ENOSPC (over TREE_XATTR_MAX), ENOMEM. */
-int tree_xattr_set(struct tree_node *node, const char *name, const void *value, uint32_t len);
+/* The block as it will be with that value; NULL removes. 0, or ENOSPC (over TREE_XATTR_MAX), ENOMEM. */
+int tree_xattr_make(const struct tree_node *node, const char *name, const void *value, uint32_t len, char **block,
+	uint32_t *block_len);
+/* Takes block, which is malloc'd or NULL. */
+void tree_xattr_replace(struct tree *tree, struct tree_node *node, char *block, uint32_t len);
 /* Walk: *at starts at 0; false at the end. */
 bool tree_xattr_next(const struct tree_node *node, uint32_t *at, const char **name, uint16_t *name_len,
 	const char **value, uint32_t *value_len);

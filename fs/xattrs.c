@@ -75,13 +75,11 @@ static int store(struct fs *fs, struct tree_node *node, const char *name, const 
 	if (exists && value && flags & XATTR_CREATE)
 		return EEXIST;
 	struct tree_node changed = *node;
-	if (changed.xattrs) {
-		changed.xattrs = malloc(node->xattrs_len);
-		if (!changed.xattrs)
-			return ENOMEM;
-		memcpy(changed.xattrs, node->xattrs, node->xattrs_len);
-	}
-	int error = tree_xattr_set(&changed, name, value, size);
+	int error = tree_xattr_make(node, name, value, size, &changed.xattrs, &changed.xattrs_len);
+	if (error)
+		return error;
+	if (changed.xattrs_len > node->xattrs_len && fs_over_quota(fs, changed.xattrs_len - node->xattrs_len, 0))
+		error = EDQUOT;
 	if (!error && node->parent) {
 		record_xattrs(fs_change(fs), &changed);
 		error = fs_commit(fs, false);
@@ -90,9 +88,7 @@ static int store(struct fs *fs, struct tree_node *node, const char *name, const 
 		free(changed.xattrs);
 		return error;
 	}
-	free(node->xattrs);
-	node->xattrs = changed.xattrs;
-	node->xattrs_len = changed.xattrs_len;
+	tree_xattr_replace(&fs->tree, node, changed.xattrs, changed.xattrs_len);
 	node->ctime_ns = fs_now_ns();
 	return 0;
 }

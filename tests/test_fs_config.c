@@ -118,8 +118,8 @@ Test(config, a_rendered_file_reads_back_as_the_same_options)
 	size_t len = config_render(&o, text, sizeof text);
 	cr_assert_eq(len, strlen(text));
 	cr_assert(config_parse(&again, text, len, &err), "%s", err.text);
-	config_line(&o, line, sizeof line);
-	config_line(&again, line_again, sizeof line_again);
+	config_line(&o, " ", line, sizeof line);
+	config_line(&again, " ", line_again, sizeof line_again);
 	cr_expect_str_eq(line, line_again);
 	cr_expect_str_eq(
 		line, "seed=43 steps=8,12 guidance=7.3,0.7 formats=glb,obj,gaussian.ply simplify=0.333 preview=on");
@@ -170,6 +170,6 @@ Test(config, small_buffers_are_cut_and_terminated)
 	char text[20];
 	cr_expect_eq(config_render(&o, text, sizeof text), sizeof text - 1);
 	cr_expect_eq(strlen(text), sizeof text - 1);
-	cr_expect_eq(config_line(&o, text, sizeof text), sizeof text - 1);
+	cr_expect_eq(config_line(&o, " ", text, sizeof text), sizeof text - 1);
 	cr_expect_eq(strlen(text), sizeof text - 1);
 }

@@ -2,6 +2,7 @@
 #include "hash.h"
 #include "jobs.h"
 #include "tree.h"
+#include "trees.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -90,16 +91,16 @@ Test(tree, extended_attributes)
 	uint32_t len;
 	cr_assert(tree_init(&tree, 0, 0, false, 1));
 	struct tree_node *node = add(&tree, TREE_IN, "f", S_IFREG | 0644);
-	cr_assert_eq(tree_xattr_set(node, "user.a", "1", 1), 0);
-	cr_assert_eq(tree_xattr_set(node, "user.ab", "22", 2), 0);
-	cr_assert_eq(tree_xattr_set(node, "user.a", "333", 3), 0);
+	cr_assert_eq(set_xattr(&tree, node, "user.a", "1", 1), 0);
+	cr_assert_eq(set_xattr(&tree, node, "user.ab", "22", 2), 0);
+	cr_assert_eq(set_xattr(&tree, node, "user.a", "333", 3), 0);
 	cr_assert_arr_eq(tree_xattr_get(node, "user.a", &len), "333", 3);
 	cr_assert_eq(len, 3);
 	cr_assert_arr_eq(tree_xattr_get(node, "user.ab", &len), "22", 2);
-	cr_assert_eq(tree_xattr_set(node, "user.big", big, sizeof big - 100), 0);
-	cr_assert_eq(tree_xattr_set(node, "user.big2", big, 200), ENOSPC);
-	cr_assert_eq(tree_xattr_set(node, "user.big", NULL, 0), 0);
-	cr_assert_eq(tree_xattr_set(node, "user.empty", "", 0), 0);
+	cr_assert_eq(set_xattr(&tree, node, "user.big", big, sizeof big - 100), 0);
+	cr_assert_eq(set_xattr(&tree, node, "user.big2", big, 200), ENOSPC);
+	cr_assert_eq(set_xattr(&tree, node, "user.big", NULL, 0), 0);
+	cr_assert_eq(set_xattr(&tree, node, "user.empty", "", 0), 0);
 	cr_assert_not_null(tree_xattr_get(node, "user.empty", &len));
 	cr_assert_eq(len, 0);
 	cr_assert(tree_xattrs_valid(node->xattrs, node->xattrs_len));

@@ -30,8 +30,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	size_t len = config_render(&options, text, sizeof text);
 	if (len >= sizeof text - 1 || !config_parse(&again, text, len, &err))
 		abort();
-	config_line(&options, line, sizeof line);
-	config_line(&again, line_again, sizeof line_again);
+	config_line(&options, " ", line, sizeof line);
+	config_line(&again, " ", line_again, sizeof line_again);
 	if (strcmp(line, line_again) != 0)
 		abort();
 	return 0;

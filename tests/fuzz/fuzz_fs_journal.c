@@ -30,7 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		for (struct tree_node *node = tree.by_id[i]; node; node = node->next_id)
 			if (node->parent && tree_lookup(&tree, node->parent, node->name) != node)
 				abort();
-	record_all(&image, &tree, &jobs, &config);
+	record_all(&image, &tree, &jobs, &config, tree.next_id);
 	bytes_finish(&image);
 	jobs_finish(&jobs);
 	tree_finish(&tree);
