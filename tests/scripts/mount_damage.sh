@@ -81,7 +81,7 @@ make_base() {
 	cp "$src/14.png" "$in/a/moved.png"
 	cp "$src/0.png" "$in/equal0.png"
 	cp "$src/1.png" "$in/a/equal1.png"
-	(printf 'RIFF\x24\x00\x00\x00WEBPVP8 '; head -c 500 /dev/urandom) >"$in/webp.png" # for any other the mount waits 5 s for the rest
+	(printf 'RIFF\x24\x00\x00\x00WEBPVP8 '; head -c 500 /dev/urandom) >"$in/other.webp" # what is merely broken waits 5 s for the rest
 	for i in $(seq 0 5); do head -c $((1 + i * i * 2000)) /dev/urandom >"$in/a/b/t$i"; done
 	cp "$src/15.png" "$in/.hidden.png"
 	: >"$in/nothing"
