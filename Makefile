@@ -82,8 +82,8 @@ CUDA_OBJ := $(patsubst %,$(BUILD)/obj/%.o,$(CUDA_SRC)) $(patsubst %,$(BUILD)/obj
 MODEL_LIB := $(BUILD)/libtrellis.a
 FS_LIB := $(BUILD)/libtrellisfs.a
 OBJ = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
-TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm fscore \
-	random_model large_compare) \
+TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm state_damage \
+	fscore random_model large_compare) \
 	$(foreach p,fake missing none,$(BUILD)/tests/plugins/$(p)/trellis-cuda.so)
 FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 PROGRAMS := $(if $(CLI_SRC),$(BUILD)/trellis) $(if $(wildcard fs/main.c),$(BUILD)/trellisfs)
@@ -148,7 +148,7 @@ $(BUILD)/tests/test_fs_%: $(BUILD)/obj/tests/test_fs_%.o $(FS_LIB)
 	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS) $(CRITERION)
 
 # Stands in for `trellis worker` in the daemon's tests.
-$(BUILD)/tests/fake_worker $(BUILD)/tests/mount_tool $(BUILD)/tests/mount_exerciser $(BUILD)/tests/mount_storm: $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(FS_LIB)
+$(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm state_damage): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(FS_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS)
 
@@ -226,6 +226,12 @@ fuzz: ## libFuzzer targets with ASan and UBSan; FUZZ_S=600 seconds each
 check-crash: all $(TESTS) ## 1,000 random SIGKILLs of daemon, helper and worker under load; ROUNDS=N SEED=N LANES=N
 	@TRELLIS_BUILD=$(abspath $(BUILD)) ROUNDS=$(or $(ROUNDS),1000) tests/scripts/mount_crash.sh
 
+check-damage: all $(TESTS) ## 1,000 times a state directory that is damaged at random; ROUNDS=N SEED=N LANES=N
+	@TRELLIS_BUILD=$(abspath $(BUILD)) ROUNDS=$(or $(ROUNDS),1000) tests/scripts/mount_damage.sh
+
+check-power: all $(TESTS) ## 200 losses of power under load, on an ext4 of its own (root); ROUNDS=N SEED=N
+	@TRELLIS_BUILD=$(abspath $(BUILD)) ROUNDS=$(or $(ROUNDS),200) tests/scripts/mount_power.sh
+
 check-long: all $(TESTS) ## 100,000 file operations against a model in memory, and the rest of that test; OPERATIONS=N
 	@TRELLIS_BUILD=$(abspath $(BUILD)) OPERATIONS=$(or $(OPERATIONS),100000) tests/scripts/mount_tree.sh
 
@@ -235,7 +241,7 @@ check-leaks: all $(TESTS) ## resident memory over 1,000 jobs of the stand-in and
 check-valgrind: all $(TESTS) ## two tests of the mount with the daemon in valgrind
 	@TRELLIS_BUILD=$(abspath $(BUILD)) tests/mount/valgrind.sh
 
-.PHONY: check-crash check-long check-leaks check-valgrind
+.PHONY: check-crash check-damage check-power check-long check-leaks check-valgrind
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)
 

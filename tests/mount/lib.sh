@@ -119,6 +119,18 @@ count() { grep -cE "$2" "$1"; }
 # results FILE STEM - how many times a finished STEM.glb was announced
 results() { count "$1" "^(CLOSE_WRITE|MOVED_TO) $2\\.glb\$"; }
 
+# listing - all that a mount shows, sorted by its bytes: names, owners and modes, of files also times, bytes and attributes
+listing() {
+	(
+		cd "$mnt" || exit 1
+		find in out -mindepth 1 ! -type f -printf '%y %m %U:%G %l "%p"\n'
+		find in out -type f -printf '%y %m %U:%G %s %T@ "%p"\n'
+		find in out -type f -exec md5sum {} +
+		find in -type f -exec getfattr -h -d -m '^user\.(note|trellis\.seed)' {} + 2>/dev/null | grep user
+		grep -v '^#' config
+	) | LC_ALL=C sort
+}
+
 finish() {
 	[ $failures = 0 ] || exit 1
 	exit 0

@@ -44,18 +44,7 @@ for _ in $(seq 100); do [ "$(field .queued)" = 2 ] && break || sleep 0.1; done
 sync .
 cd / || exit 1
 
-# list - what there is, in an order of its own: names as C strings, owners, modes, times and bytes of files, attributes
-list() {
-	cd "$mnt" || exit 1
-	find in out -mindepth 1 ! -type f -printf '%y %m %U:%G %l "%p"\n'
-	find in out -type f -printf '%y %m %U:%G %s %T@ "%p"\n'
-	find in out -type f -exec md5sum {} +
-	find in -type f -exec getfattr -h -d -m '^user\.(note|trellis\.seed)' {} + 2>/dev/null | grep user
-	grep -v '^#' config
-	cd / || exit 1
-}
-# no Python, no locale: the bytes decide
-list | LC_ALL=C sort >"$here/$format.expect"
+listing >"$here/$format.expect"
 kill -9 $daemon
 wait_gone 100
 fusermount3 -u -z "$mnt"
