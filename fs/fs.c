@@ -113,7 +113,7 @@ bool fs_load(struct fs *fs, const struct options *options, const char *state_pat
 	jobs_loaded(&fs->jobs);
 	if (report->format == 0 && !report->damaged)
 		report->damaged = report->gone = contents_exist(fs);
-	fs->recovery = (struct fs_recovery){.damaged = report->damaged,
+	fs->recovery = (struct state_recovery){.damaged = report->damaged,
 		.lost_changes = report->lost_changes + report->contradictions,
 		.reordered = report->reordered,
 		.damaged_bytes = report->damaged_bytes,
@@ -156,7 +156,7 @@ static void settle_nodes(struct fs *fs)
 
 static void log_recovery(const struct fs *fs, const struct journal_report *report)
 {
-	const struct fs_recovery *r = &fs->recovery;
+	const struct state_recovery *r = &fs->recovery;
 	if (report->torn)
 		fs_log("the journal's last %lld bytes were torn by a crash and are cut off",
 			(long long)report->cut_bytes);

@@ -52,15 +52,6 @@ struct publication {
 	bool last;	/* the input's outcome is complete with it */
 };
 
-/* What damage or a power loss had done to the state, and what is still so. */
-struct fs_recovery {
-	bool damaged;
-	uint64_t lost_changes, reordered;
-	int64_t damaged_bytes, cut_bytes;
-	long lost_files;    /* put into lost/ at this start, or there since an earlier one */
-	long missing_files; /* whose content is gone */
-};
-
 struct fs {
 	const struct options *options; /* constant */
 	struct state state;	       /* constant after the start */
@@ -77,7 +68,7 @@ struct fs {
 	struct journal journal;		/* lock, but for what journal.h says */
 	uint64_t id_limit;		/* lock: ids below it may be given away: the journal has it, synced */
 	pthread_cond_t content_idle;	/* with lock: a node is not busy any more */
-	struct fs_recovery recovery;	/* lock; constant after the start but for missing_files */
+	struct state_recovery recovery; /* lock; constant after the start but for missing_files */
 	struct job_options config;	/* lock */
 	int64_t used_bytes;		/* lock: sizes of all files */
 	struct bytes change;		/* lock: scratch of fs_commit */

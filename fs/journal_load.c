@@ -289,7 +289,7 @@ static bool load_bytes(struct source *s, struct journal_log *log, const struct j
 		    (!marked || read_frame(s, MAGIC_LEN, &first));
 	if (is_newer(s, mark))
 		return error_set(s->err,
-			"state directory: the journal is of format %c, which trellisfs %s does not know", s->data[6],
+			"state directory: the journal is of format %c, newer than trellisfs %s knows", s->data[6],
 			TRELLISFS_VERSION);
 	s->report->format = is_1 ? 1 : 2;
 	return s->report->format == 1 ? load_1(s, log) : load_2(s, log, mark);

@@ -153,7 +153,8 @@ static void make_snapshots(struct fs *fs)
 		.failed = fs->jobs.n_failed,
 		.state_dir = fs->state.path,
 		.state_free = state_free_bytes(&fs->state),
-		.state_used = fs->used_bytes,
+		.state_used = (uint64_t)fs_used(fs),
+		.recovery = fs->recovery,
 		.state_max = fs->options->max_bytes,
 		.notice = notice};
 	fill_workers(fs, &report, &s, workers, jobs, names);

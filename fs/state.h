@@ -10,8 +10,19 @@
 
 #include "error.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
+
+/* What damage or a loss of power had done to the state directory when it was opened, and what is still so. */
+struct state_recovery {
+	bool damaged; /* the journal was */
+	uint64_t lost_changes, reordered;
+	int64_t damaged_bytes;
+	int64_t cut_bytes;  /* of an end that was torn, which is no damage */
+	long lost_files;    /* in lost/ */
+	long missing_files; /* whose content is gone */
+};
 
 struct state {
 	char *path; /* absolute */

@@ -218,6 +218,30 @@ static void put_state(FILE *out, const struct status_snapshot *s)
 	fprintf(out, ", %s free\n", show_bytes(s->state_free, free));
 }
 
+/* Nothing where nothing was wrong. */
+static void put_recovery(FILE *out, const struct status_snapshot *s)
+{
+	const struct state_recovery *r = &s->recovery;
+	const char *label = "recovery";
+	if (r->damaged) {
+		put_label(out, label);
+		fprintf(out, "the journal was damaged: %llu changes are lost, %lld bytes of it cannot be read\n",
+			(unsigned long long)r->lost_changes, (long long)r->damaged_bytes);
+		label = "";
+	}
+	if (r->lost_files) {
+		put_label(out, label);
+		fprintf(out, "%ld file%s without a place %s in lost/\n", r->lost_files, r->lost_files > 1 ? "s" : "",
+			r->lost_files > 1 ? "are" : "is");
+		label = "";
+	}
+	if (r->missing_files) {
+		put_label(out, label);
+		fprintf(out, "the content of %ld file%s is gone: trellisfs --check names %s\n", r->missing_files,
+			r->missing_files > 1 ? "s" : "", r->missing_files > 1 ? "them" : "it");
+	}
+}
+
 static void put_status(FILE *out, const struct status_snapshot *s)
 {
 	char time[32];
@@ -246,6 +270,7 @@ static void put_status(FILE *out, const struct status_snapshot *s)
 	}
 	putc('\n', out);
 	put_state(out, s);
+	put_recovery(out, s);
 	for (int i = 0; i < s->n_problems; i++)
 		put_problem(out, &s->problems[i]);
 }
@@ -424,6 +449,17 @@ static bool json_state(json_t *root, const struct status_snapshot *s)
 		       state, "max_bytes", s->state_max ? json_integer((json_int_t)s->state_max) : json_null()) == 0;
 }
 
+static bool json_recovery(json_t *root, const struct state_recovery *r)
+{
+	json_t *recovery = add_object(root, "recovery");
+	return recovery && json_object_set_new(recovery, "damaged", json_boolean(r->damaged)) == 0 &&
+	       set_integer(recovery, "lost_changes", r->lost_changes) && set_integer(recovery, "reordered", r->reordered) &&
+	       set_integer(recovery, "damaged_bytes", (uint64_t)r->damaged_bytes) &&
+	       set_integer(recovery, "cut_bytes", (uint64_t)r->cut_bytes) &&
+	       set_integer(recovery, "lost_files", (uint64_t)r->lost_files) &&
+	       set_integer(recovery, "missing_files", (uint64_t)r->missing_files);
+}
+
 char *status_json(const struct status_snapshot *s, size_t *len)
 {
 	json_t *root = json_object();
@@ -434,7 +470,7 @@ char *status_json(const struct status_snapshot *s, size_t *len)
 		  set_integer(root, "settling", (uint64_t)s->settling) && json_jobs(root, s) &&
 		  set_integer(root, "done", (uint64_t)s->done) && set_integer(root, "failed", (uint64_t)s->failed) &&
 		  set_bytes(root, "last_cutout", s->last_cutout) && set_real(root, "last_s", s->last_s) &&
-		  json_state(root, s) && json_problems(root, s);
+		  json_state(root, s) && json_recovery(root, &s->recovery) && json_problems(root, s);
 	char *text = ok ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
 	json_decref(root);
 	if (!text)

@@ -4,6 +4,7 @@
 
 #include "error.h"
 #include "protocol.h"
+#include "state.h"
 #include "worker_link.h"
 
 #include <stdint.h>
@@ -65,6 +66,7 @@ struct status_snapshot {
 	uint64_t state_free; /* bytes */
 	uint64_t state_used; /* bytes of inputs and results */
 	uint64_t state_max;  /* max_bytes=; 0: no limit */
+	struct state_recovery recovery;
 	const char *notice;  /* a lasting trouble of the daemon (helper missing, config refused), or "" */
 };
 
