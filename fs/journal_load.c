@@ -288,9 +288,8 @@ static bool load_bytes(struct source *s, struct journal_log *log, const struct j
 	bool is_1 = s->size >= MAGIC_LEN && memcmp(s->data, MAGIC_1, MAGIC_LEN) == 0 &&
 		    (!marked || read_frame(s, MAGIC_LEN, &first));
 	if (is_newer(s, mark))
-		return error_set(s->err,
-			"state directory: the journal is of format %c, newer than trellisfs %s knows", s->data[6],
-			TRELLISFS_VERSION);
+		return error_set(s->err, "state directory: the journal is of format %c, newer than trellisfs %s knows",
+			s->data[6], TRELLISFS_VERSION);
 	s->report->format = is_1 ? 1 : 2;
 	return s->report->format == 1 ? load_1(s, log) : load_2(s, log, mark);
 }

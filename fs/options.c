@@ -35,7 +35,7 @@ static const struct option {
 	{"hang", SECONDS, offsetof(struct options, hang_s), "S",
 		"a model without a sign of life is ended after so long (600)"},
 	{"max_bytes", BYTES, offsetof(struct options, max_bytes), "N[K|M|G|T]",
-		"limit on the sizes of all files; 0: none"},
+		"limit on the sizes of all files, 512 bytes a name; 0: none"},
 	{"allow_other", FLAG, offsetof(struct options, allow_other), NULL,
 		"other users may use the mount, as its modes say"},
 	{"seed", JOB, 0, "N", "options of the jobs, as in the file config of the mount"},

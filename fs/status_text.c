@@ -453,7 +453,8 @@ static bool json_recovery(json_t *root, const struct state_recovery *r)
 {
 	json_t *recovery = add_object(root, "recovery");
 	return recovery && json_object_set_new(recovery, "damaged", json_boolean(r->damaged)) == 0 &&
-	       set_integer(recovery, "lost_changes", r->lost_changes) && set_integer(recovery, "reordered", r->reordered) &&
+	       set_integer(recovery, "lost_changes", r->lost_changes) &&
+	       set_integer(recovery, "reordered", r->reordered) &&
 	       set_integer(recovery, "damaged_bytes", (uint64_t)r->damaged_bytes) &&
 	       set_integer(recovery, "cut_bytes", (uint64_t)r->cut_bytes) &&
 	       set_integer(recovery, "lost_files", (uint64_t)r->lost_files) &&

@@ -67,7 +67,7 @@ struct status_snapshot {
 	uint64_t state_used; /* bytes of inputs and results */
 	uint64_t state_max;  /* max_bytes=; 0: no limit */
 	struct state_recovery recovery;
-	const char *notice;  /* a lasting trouble of the daemon (helper missing, config refused), or "" */
+	const char *notice; /* a lasting trouble of the daemon (helper missing, config refused), or "" */
 };
 
 /* The text of `status`, malloc'd and zero-terminated; *len without the zero. NULL when out of memory. Control bytes in

@@ -8,11 +8,13 @@
 #include "run.h"
 #include "trellis.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <jpeglib.h>
+#include <limits.h>
 #include <meshoptimizer.h>
 #include <png.h>
 #include <sched.h>
@@ -34,6 +36,7 @@ static const char help[] =
 	"  device     what can compute: a matrix product, a norm and an attention are run and compared with the\n"
 	"             plain C oracle; a device that only claims to work fails\n"
 	"  fuse       whether a filesystem can be mounted here\n"
+	"  state      the state directories of mounts, and whether one has been damaged\n"
 	"  model      found, complete, every tensor of the right shape\n"
 	"  job        (--full) the model is loaded and turns a picture into a mesh\n"
 	"\n"
@@ -207,6 +210,39 @@ static void check_fuse(struct report *r)
 			"no fusermount3 in PATH: only root can mount (Debian package fuse3)");
 }
 
+/* $XDG_STATE_HOME/trellisfs or ~/.local/state/trellisfs, of root /var/lib/trellisfs: where trellisfs keeps a mount's state. */
+static bool state_base(char *path, size_t size)
+{
+	const char *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+	int len = geteuid() == 0	   ? snprintf(path, size, "/var/lib/trellisfs")
+		  : xdg && xdg[0] == '/'   ? snprintf(path, size, "%s/trellisfs", xdg)
+		  : home && home[0] == '/' ? snprintf(path, size, "%s/.local/state/trellisfs", home)
+					   : -1;
+	return len > 0 && (size_t)len < size;
+}
+
+/* `trellisfs --check` looks into one; here it is only told which there are. */
+static void check_state(struct report *r)
+{
+	char base[PATH_MAX], path[2 * PATH_MAX];
+	DIR *dir = state_base(base, sizeof base) ? opendir(base) : NULL;
+	long n = 0;
+	for (struct dirent *entry; dir && (entry = readdir(dir));) {
+		snprintf(path, sizeof path, "%s/%s/journal", base, entry->d_name);
+		if (entry->d_name[0] == '.' || access(path, F_OK) != 0)
+			continue;
+		n++;
+		snprintf(path, sizeof path, "%s/%s/journal.damaged", base, entry->d_name);
+		if (access(path, F_OK) == 0)
+			say(r, WARN, "state", "%s/%s has been damaged: trellisfs --check %s/%s", base, entry->d_name,
+				base, entry->d_name);
+	}
+	if (dir)
+		closedir(dir);
+	if (n)
+		say(r, OK, "state", "%ld in %s; trellisfs --check DIR looks whether one is whole", n, base);
+}
+
 struct first_fault {
 	int n;
 	char text[900];
@@ -338,6 +374,7 @@ int command_doctor(int argc, char **argv)
 	check_cpu(&r);
 	device_each(&(struct device_wish){0}, say_device, &r);
 	check_fuse(&r);
+	check_state(&r);
 	if (check_model(&r, path) && full)
 		run_job(&r, path);
 	if (r.failures)
