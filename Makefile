@@ -84,7 +84,7 @@ FS_LIB := $(BUILD)/libtrellisfs.a
 OBJ = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm state_damage \
 	fscore random_model large_compare) \
-	$(foreach p,fake missing none,$(BUILD)/tests/plugins/$(p)/trellis-cuda.so)
+	$(foreach p,fake missing none,$(BUILD)/tests/plugins/$(p)/trellis-cuda.so) $(BUILD)/tests/slow_disk.so
 FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 PROGRAMS := $(if $(CLI_SRC),$(BUILD)/trellis) $(if $(wildcard fs/main.c),$(BUILD)/trellisfs)
 
@@ -170,6 +170,10 @@ $(BUILD)/tests/plugins/missing/trellis-cuda.so:
 	$(CC) -shared -o $(@D)/libcublasLt.so.0 -Wl,-soname,libcublasLt.so.0 -x c /dev/null
 	$(CC) -shared -o $@ -Wl,--no-as-needed $(@D)/libcublasLt.so.0 -x c /dev/null
 	rm $(@D)/libcublasLt.so.0
+
+$(BUILD)/tests/slow_disk.so: tests/slow_disk.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -Wno-missing-prototypes -fPIC -shared -o $@ $< -ldl
 
 $(BUILD)/tests/plugins/none/trellis-cuda.so:
 	@mkdir -p $(@D)
