@@ -14,6 +14,9 @@
  *   handle FILE             print the file's handle, as an NFS server would give it out
  *   by-handle MOUNT HANDLE  print the bytes of the file with that handle, or the errno's name
  *   power-off FOLDER        what is not on the disk of that ext4 or XFS is lost, at once
+ *   churn KIND FOLDER COUNT  so many changes of a name of 240 bytes in a folder, one kind of: xattr (60 KB), times, mode, rename,
+ *                           folder (mkdir and rmdir); or of as many names: create, mkdir, symlink; or remove those again.
+ *                           Prints how many were done, and the errno's name of the one that failed
  *   stat FOLDER SECONDS     stat the entries of a folder round and round; print count and the slowest times */
 #include <dirent.h>
 #include <errno.h>
@@ -28,6 +31,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -283,6 +287,46 @@ static int measure_stat(const char *path, double seconds)
 	return 0;
 }
 
+/* The n-th change of a kind; 0 or -1 with errno. */
+static int change_once(const char *kind, const char *folder, int n)
+{
+	static char value[60000];
+	char pad[201], path[4096], other[4096];
+	memset(pad, 'p', sizeof pad - 1);
+	pad[sizeof pad - 1] = 0;
+	snprintf(path, sizeof path, "%s/churned%s", folder, pad);
+	snprintf(other, sizeof other, "%s/%d%s", folder, n, pad);
+	if (strcmp(kind, "xattr") == 0) {
+		memset(value, 'a' + n % 26, sizeof value);
+		return setxattr(path, "user.x", value, sizeof value, 0);
+	}
+	if (strcmp(kind, "times") == 0)
+		return utimensat(AT_FDCWD, path, (struct timespec[2]){{1000000 + n, 0}, {2000000 + n, 0}}, 0);
+	if (strcmp(kind, "mode") == 0)
+		return chmod(path, 0600 + n % 64);
+	if (strcmp(kind, "rename") == 0)
+		return rename(path, other) == 0 ? rename(other, path) : -1;
+	if (strcmp(kind, "folder") == 0)
+		return mkdir(other, 0755) == 0 ? rmdir(other) : -1;
+	if (strcmp(kind, "mkdir") == 0)
+		return mkdir(other, 0755);
+	if (strcmp(kind, "symlink") == 0)
+		return symlink("nowhere", other);
+	if (strcmp(kind, "remove") == 0)
+		return remove(other);
+	int fd = open(other, O_WRONLY | O_CREAT | O_EXCL, 0644);
+	return fd >= 0 ? close(fd) : -1;
+}
+
+static int churn(const char *kind, const char *folder, int count)
+{
+	int n = 0;
+	while (n < count && change_once(kind, folder, n) == 0)
+		n++;
+	printf("%d%s%s\n", n, n < count ? " " : "", n < count ? strerrorname_np(errno) : "");
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 2 ? argv[1] : "", *path = argc > 2 ? argv[2] : "", *third = argc > 3 ? argv[3] : "0";
@@ -309,6 +353,8 @@ int main(int argc, char **argv)
 		return power_off(path);
 	if (strcmp(what, "stat") == 0)
 		return measure_stat(path, atof(third));
+	if (strcmp(what, "churn") == 0)
+		return churn(path, third, ms);
 	if (strcmp(what, "empty") == 0)
 		return truncate(path, 0) == 0 ? 0 : fail(path);
 	if (strcmp(what, "excl") == 0) {

@@ -1,6 +1,7 @@
 #!/bin/bash
 # mount_states.sh - a state directory of any earlier format opens, shows what it showed and becomes one of today's; a torn end of its
-# journal costs the last change, a damaged byte no content; one of a later format is refused and left alone.
+# journal costs the last change, a damaged byte no content; one of a later format is refused and left alone. --check says so, too, and
+# --salvage gives the files without a mount.
 # The fixtures are in tests/states, written by make.sh. Needs root (owners).
 cd "$(dirname "$0")/../.." || exit 1
 . tests/mount/lib.sh
@@ -40,6 +41,20 @@ no_damage() {
 # everything - checksum, mode, owner, size and time of all that is in the state directory; not of its lock
 everything() { (cd "$state" && find . ! -name lock ! -path . -printf '%y %m %U:%G %s %l %p\n' -type f -printf '%T@ ' -exec md5sum {} \; | LC_ALL=C sort -k 3); }
 
+# check EXPECTED ARGUMENT... - trellisfs --check ends with that, and changes nothing
+check() {
+	local status
+	everything >"$dir/unchecked"
+	timeout 60 "$TRELLIS_BUILD/trellisfs" --check "${@:2}" >"$dir/check" 2>&1
+	status=$?
+	[[ $status =~ ^($1)$ ]] || fail "${name:-}: --check ${*:2} ends with $status, not $1: $(head -c 1000 "$dir/check")"
+	[ -s "$dir/check" ] || fail "${name:-}: --check ${*:2} says nothing"
+	everything | diff "$dir/unchecked" - || fail "${name:-}: --check ${*:2} changed something"
+}
+
+# files FOLDER - the bytes and names of all files in in/ and out/, and the links
+files() { (cd "$1" && find in out -type f -exec md5sum {} + && find in out -type l -printf '%p %l\n') | LC_ALL=C sort; }
+
 for archive in "$states"/*.tar.xz; do
 	name=$(basename "$archive" .tar.xz)
 	format=${name%%-*}
@@ -47,7 +62,17 @@ for archive in "$states"/*.tar.xz; do
 	today=$(head -c 8 "$state/journal")
 	(cd "$state/contents" && find . -type f ! -empty -exec md5sum {} + | cut -d ' ' -f 1 | sort) >"$dir/contents"
 	: >"$dir/log"
+	case $name in
+	*-damaged) check 4 "$state" ;;
+	*-torn) check '0|4' "$state" ;;
+	*) check 0 "$state" ;;
+	esac
+	rm -rf "$dir/saved"
+	check '0|4' "$state" --salvage "$dir/saved"
 	mount_start
+	timeout 60 "$TRELLIS_BUILD/trellisfs" --check "$state" >"$dir/check" 2>&1
+	status=$?
+	[ $status = 8 ] && [ "$(wc -l <"$dir/check")" = 1 ] || fail "$name: --check of a state that is in use ends with $status: $(cat "$dir/check")"
 	case $name in
 	*-damaged)
 		grep -q damaged "$mnt/status" || fail "$name: status says nothing: $(cat "$mnt/status")"
@@ -55,6 +80,9 @@ for archive in "$states"/*.tar.xz; do
 		[ "$(field '.recovery.damaged_bytes // 0')" -gt 0 ] || fail "$name: status.json counts no damaged byte: $(field .recovery)"
 		grep -q damaged "$dir/log" || fail "$name: the log says nothing: $(cat "$dir/log")"
 		(cd "$mnt" && find . -type f ! -empty -exec md5sum {} + | cut -d ' ' -f 1 | sed 's/^\\//' | sort) >"$dir/reachable"
+		(cd "$dir/saved" && find . -type f ! -empty -exec md5sum {} + | cut -d ' ' -f 1 | sed 's/^\\//' | sort) >"$dir/salvaged"
+		lost=$(comm -23 "$dir/contents" "$dir/salvaged" | wc -l)
+		[ "$lost" = 0 ] || fail "$name: --salvage leaves out $lost of $(wc -l <"$dir/contents") contents"
 		lost=$(comm -23 "$dir/contents" "$dir/reachable" | wc -l)
 		[ "$lost" = 0 ] || fail "$name: $lost of $(wc -l <"$dir/contents") contents are nowhere in the mount"
 		mount_stop
@@ -63,6 +91,9 @@ for archive in "$states"/*.tar.xz; do
 	*-torn) grep -qE 'cut|torn' "$dir/log" || fail "$name: the log does not tell of the cut: '$(cat "$dir/log")'" ;;
 	esac
 	same "$name" "opened for the first time"
+	files "$mnt" >"$dir/files"
+	files "$dir/saved" 2>&1 | diff -a "$dir/files" - >"$dir/diff" || fail "$name: --salvage gives other files than the mount: $(cat -v "$dir/diff")"
+	[ ! -e "$dir/saved/lost" ] || fail "$name: --salvage finds lost files"
 	all_done "$name"
 	no_damage "$name"
 	[ "$today" = "$(head -c 8 "$state/journal")" ] || upgraded=1
@@ -97,4 +128,21 @@ text=$(timeout 20 "$TRELLIS_BUILD/trellisfs" -o worker="$TRELLIS_BUILD/tests/fak
 [ "$(wc -l <<<"$text")" = 1 ] && [[ $text =~ (newer|later) ]] || fail "of a later format it says: '$text'"
 everything >"$dir/after"
 diff "$dir/before" "$dir/after" || fail "a state directory of a later format was changed"
+name=trlsfs3
+check 8 "$state"
+check 8 "$state" --repair
+check 8 "$state" --salvage "$dir/later"
+check 8 "$dir/none"
+[ ! -e "$dir/none" ] || fail "--check made a state directory"
+
+# What nobody can mean.
+unpack trlsfs1
+name=usage
+mkdir "$dir/full"
+echo kept >"$dir/full/file"
+check '8|16' "$state" --salvage "$dir/full"
+[ "$(ls "$dir/full")$(cat "$dir/full/file")" = filekept ] || fail "--salvage wrote into a folder that was not empty"
+check 16 "$state" --nonsense
+check 16 "$state" --repair --salvage "$dir/new"
+check 16
 finish
