@@ -3,6 +3,7 @@
 
 #include "contents.h"
 #include "fs.h"
+#include "mount.h"
 #include "sync.h"
 
 #include <errno.h>
@@ -215,6 +216,10 @@ static int run(struct check *c, const char *path, bool repairs, const char *to)
 	static const struct options options; /* none */
 	struct error err = {""};
 	char state[PATH_MAX];
+	if (to && access(to, F_OK) == 0 && !mount_is_empty(to, &err)) {
+		fprintf(stderr, "trellisfs: %s\n", err.text);
+		return CHECK_FAILED;
+	}
 	if (!realpath(path, state)) {
 		fprintf(stderr, "trellisfs: %s: %s\n", path, strerror(errno));
 		return CHECK_FAILED;

@@ -77,17 +77,23 @@ bool contents_recover(struct fs *fs)
 	return state_each_content(&fs->state, recover_one, fs);
 }
 
-static void note_missing(struct fs *fs, const struct tree_node *node)
+void contents_set_missing(struct fs *fs, struct tree_node *node, bool missing)
 {
 	char path[PATH_MAX];
-	if (++fs->recovery.missing_files > LOGGED)
+	if (missing == node->missing)
+		return;
+	node->missing = missing;
+	fs->recovery.missing_files += missing ? 1 : -1;
+	if (!missing || fs->recovery.missing_files > LOGGED)
 		return;
 	bool whole = tree_path(node, path, sizeof path);
 	fs_log("%s%s has lost its content%s",
 		node->area == AREA_OUT	? "out/"
 		: node->area == AREA_IN ? "in/"
 					: "lost/",
-		whole ? path : node->name,
+		whole	     ? path
+		: node->name ? node->name
+			     : "?",
 		fs->recovery.missing_files == LOGGED ? "; others are not told one by one" : "");
 }
 
@@ -139,13 +145,13 @@ static void see(struct fs *fs, struct tree_node *node, int error, const struct s
 	int64_t mtime_ns = error ? node->content_ns : st->st_mtim.tv_sec * INT64_C(1000000000) + st->st_mtim.tv_nsec;
 	node->unseen = node->unsized = false;
 	if (!node->parent)
-		return;			 /* removed meanwhile */
-	node->missing = error && !empty; /* one that never had bytes is made when it gets some */
-	bool incomplete = result && (node->missing || size == 0 || (result->size && result->size != size));
+		return;			/* removed meanwhile */
+	bool missing = error && !empty; /* one that never had bytes is made when it gets some */
+	bool incomplete = result && (missing || size == 0 || (result->size && result->size != size));
 	if (incomplete && make_again(fs, node, result))
 		return;
-	if (node->missing) {
-		note_missing(fs, node);
+	if (missing) {
+		contents_set_missing(fs, node, true);
 		return;
 	}
 	fs->used_bytes += size - node->size;

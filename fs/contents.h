@@ -17,6 +17,9 @@ bool contents_recover(struct fs *fs);
 /* Look at the content of this node if it is unseen. Without fs->lock. */
 void contents_look(struct fs *fs, uint64_t id);
 
+/* Its content is gone, or is there again: counted, told in the log. Needs fs->lock. */
+void contents_set_missing(struct fs *fs, struct tree_node *node, bool missing);
+
 /* All of them, and then the sweep of those that never had a name; on a thread of its own. */
 bool contents_start(struct fs *fs, struct error *err);
 void contents_stop(struct fs *fs);

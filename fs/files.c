@@ -71,14 +71,6 @@ static void end_content(struct fs *fs, struct tree_node *node)
 	pthread_cond_broadcast(&fs->content_idle);
 }
 
-static void set_missing(struct fs *fs, struct tree_node *node, bool missing)
-{
-	if (missing && !node->missing)
-		fs_log("content %016llx is not in the state directory any more", (unsigned long long)node->id);
-	fs->recovery.missing_files += missing - node->missing;
-	node->missing = missing;
-}
-
 /* The node is held: have its fd. anew: what was there does not matter. */
 static int open_content(struct fs *fs, struct tree_node *node, bool anew)
 {
@@ -92,7 +84,7 @@ static int open_content(struct fs *fs, struct tree_node *node, bool anew)
 	end_content(fs, node);
 	if (fd < 0 && fd != -ENOENT)
 		return -fd;
-	set_missing(fs, node, fd < 0);
+	contents_set_missing(fs, node, fd < 0);
 	node->fd = fd < 0 ? -1 : fd;
 	return fd < 0 ? EIO : 0;
 }
@@ -242,7 +234,7 @@ void files_drop_node(struct fs *fs, struct tree_node *node)
 	bool content = S_ISREG(node->mode) && node->n_open == 0;
 	if (content) {
 		set_size(fs, node, 0);
-		set_missing(fs, node, false);
+		contents_set_missing(fs, node, false);
 	}
 	tree_drop_unused(&fs->tree, node);
 	if (content)

@@ -161,8 +161,10 @@ static bool apply_sorted(const struct source *s, struct frames *frames, struct j
 		qsort(frames->items, frames->n, sizeof *frames->items, by_seq);
 	for (size_t i = 0; i < frames->n; i++) {
 		const struct frame *frame = &frames->items[i];
-		if (frame->seq <= log->seq)
-			continue; /* twice */
+		if (frame->seq <= log->seq) { /* twice */
+			s->report->damaged_bytes += s->head_len + frame->len;
+			continue;
+		}
 		s->report->lost_changes += frame->seq - log->seq - 1;
 		log->seq = frame->seq;
 		if (!apply_frame(s, frame))
