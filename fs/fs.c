@@ -207,6 +207,11 @@ bool fs_begin(struct fs *fs, struct journal_report *report, struct error *err)
 		if (!contents_recover(fs))
 			return error_set(err, "out of memory");
 	}
+	struct tree_node *lost = tree_find(&fs->tree, TREE_LOST);
+	if (lost && lost->n_children == 0) { /* what was in it has found its place, or was removed */
+		tree_unlink(&fs->tree, lost);
+		tree_drop_unused(&fs->tree, lost);
+	}
 	settle_nodes(fs);
 	fs->first_new_id = fs->tree.next_id;
 	fs->id_limit = fs->tree.next_id + ID_BLOCK;

@@ -62,6 +62,9 @@ static bool read_frame(const struct source *s, int64_t at, struct frame *frame)
 	}
 	if (frame->len == 0 || frame->len > JOURNAL_CHANGE_MAX || frame->len > s->size - at - s->head_len)
 		return false;
+#ifdef FUZZING /* no fuzzer finds a checksum */
+	return true;
+#endif
 	uint32_t crc = s->id ? journal_crc(0, p, 24) : 0;
 	return journal_crc(crc, p + s->head_len, frame->len) == frame->crc;
 }
