@@ -6,6 +6,7 @@
  *   sync            sync.c: fsync in groups, compacts the journal            the state disk
  *   scheduler       scheduler.c: owns workers, publisher, model watch;       the helper (2 s, then it is replaced)
  *                   works the queue off, publishes
+ *   log             log.c: writes the log                                    whoever reads the log
  *   main            starts the others, then runs libfuse's loop              -
  *
  *   process         helper.c: makes results appear through the mount, so that inotify sees them. Started before the
@@ -15,12 +16,14 @@
  *
  * Lock order: fs->lock first; ingest, sync and scheduler each have a private lock for their mailbox, which is the last
  * one taken and never held over a call. No FUSE thread waits for anything but the lock and the state disk, and nobody
- * makes a system call on the mount itself: only the helper does. */
+ * makes a system call on the mount itself: only the helper does. log.c's lock may be taken under any other: nobody waits
+ * for the log. */
 #ifndef FS_H
 #define FS_H
 
 #include "jobs.h"
 #include "journal.h"
+#include "log.h"
 #include "options.h"
 #include "state.h"
 #include "tree.h"
@@ -89,8 +92,5 @@ int fs_commit(struct fs *fs, bool frees_space);
 
 int64_t fs_now_ns(void);       /* CLOCK_REALTIME, the clock of file times */
 int64_t fs_monotonic_ns(void); /* CLOCK_MONOTONIC */
-
-/* A line for the log (stderr in the foreground, else syslog); control bytes are escaped. */
-__attribute__((format(printf, 1, 2))) void fs_log(const char *format, ...);
 
 #endif

@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <syslog.h>
 #include <unistd.h>
 
 /* Tells the waiting shell once; in the foreground there is none (fd -1). */
@@ -159,9 +158,12 @@ static int serve(struct options *options, struct teller *teller)
 {
 	struct error err = {""};
 	struct fs fs;
-	openlog("trellisfs", LOG_PID | (teller->fd < 0 ? LOG_PERROR : 0), LOG_DAEMON);
+	log_open("trellisfs", teller->fd < 0);
 	raise_limits();
 	keep_memory_small();
+	if (!log_start(&err)) /* then a log that nobody reads holds us up */
+		fs_log("%s", err.text);
+	err.text[0] = '\0';
 	bool ok = fs_init(&fs, options, options->state, &err);
 	if (ok && chdir("/") != 0)
 		ok = error_set(&err, "/: %s", strerror(errno));
@@ -174,6 +176,7 @@ static int serve(struct options *options, struct teller *teller)
 			fprintf(stderr, "trellisfs: %s\n", err.text);
 		tell(teller, err.text);
 	}
+	log_stop();
 	return ok ? 0 : 1;
 }
 

@@ -14,6 +14,7 @@
  *   handle FILE             print the file's handle, as an NFS server would give it out
  *   by-handle MOUNT HANDLE  print the bytes of the file with that handle, or the errno's name
  *   power-off FOLDER        what is not on the disk of that ext4 or XFS is lost, at once
+ *   deaf-log SOCKET         be a log (a datagram socket) that reads nothing, until killed
  *   stat FOLDER SECONDS     stat the entries of a folder round and round; print count and the slowest times */
 #include <dirent.h>
 #include <errno.h>
@@ -27,7 +28,9 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -236,6 +239,17 @@ static int power_off(const char *path)
 	return fd >= 0 && ioctl(fd, _IOR('X', 125, uint32_t), &flags) == 0 ? 0 : fail(path);
 }
 
+static int be_deaf(const char *path)
+{
+	struct sockaddr_un name = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+	snprintf(name.sun_path, sizeof name.sun_path, "%s", path);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&name, sizeof name) != 0)
+		return fail(path);
+	for (;;)
+		pause();
+}
+
 static int compare(const void *a, const void *b)
 {
 	double x = *(const double *)a, y = *(const double *)b;
@@ -304,6 +318,8 @@ int main(int argc, char **argv)
 		return print_by_handle(path, third);
 	if (strcmp(what, "power-off") == 0)
 		return power_off(path);
+	if (strcmp(what, "deaf-log") == 0)
+		return be_deaf(path);
 	if (strcmp(what, "stat") == 0)
 		return measure_stat(path, atof(third));
 	if (strcmp(what, "empty") == 0)
