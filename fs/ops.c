@@ -77,9 +77,14 @@ static void reply_attr(fuse_req_t req, int error, const struct stat *st)
 static void op_init(void *user, struct fuse_conn_info *conn)
 {
 	struct fs *fs = user;
-	fs->greeting = true;
 	conn->want |= conn->capable & (FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
 					      FUSE_CAP_HANDLE_KILLPRIV);
+#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
+	(void)fs;
+	conn->want |= conn->capable & FUSE_CAP_HANDLE_KILLPRIV_V2;
+#else
+	fs->greeting = true; /* mount.c says it */
+#endif
 	conn->want &= ~(FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
 	conn->max_background = 64;
 	conn->congestion_threshold = 48;
@@ -333,6 +338,17 @@ static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int data_only, struct fu
 	sync_now(fs_of(req), -1, reply_synced, req);
 }
 
+static int parent_id(struct fs *fs, uint64_t ino, ino_t *parent)
+{
+	struct stat st;
+	int error = names_lookup(fs, NULL, ino, "..", &st);
+	if (error)
+		return error;
+	names_forget(fs, st.st_ino, 1);
+	*parent = st.st_ino;
+	return 0;
+}
+
 /* "." and ".." have the cookies 1 and 2, a child its id + 2: stable over changes and restarts, as NFS wants it. */
 static void read_folder(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cookie, bool plus)
 {
@@ -343,8 +359,10 @@ static void read_folder(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cooki
 	bool found = true;
 	while (!error && found) {
 		struct stat st = {.st_ino = ino, .st_mode = S_IFDIR};
+		if (cookie == 1)
+			error = parent_id(fs, ino, &st.st_ino);
 		if (cookie < 2)
-			name = strdup(cookie ? ".." : ".");
+			name = error ? NULL : strdup(cookie ? ".." : ".");
 		else
 			error = names_next(fs, ino, cookie - 2, plus, &st, &name, &found);
 		if (error || !found)
