@@ -151,7 +151,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 	unsigned what = what_to_set(to_set, &st);
 	int error = 0;
 	if (special_is(ino) && what & FILES_SIZE) {
-		error = special_truncate(fi ? special_of(fi) : NULL, st.st_size);
+		error = special_truncate(fs_of(req), fi ? special_of(fi) : NULL, st.st_size);
 		what &= ~FILES_SIZE;
 	}
 	if (!error)
@@ -272,14 +272,10 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t at, struct fuse_file_info *fi)
 {
-	if (special_is(ino)) {
-		const char *data = NULL;
-		size_t n = special_read(special_of(fi), &data, size, at);
-		fuse_reply_buf(req, data, n);
-		return;
-	}
 	char *buffer = malloc(size);
-	ssize_t n = buffer ? files_read(handle_of(fi), buffer, size, at) : -ENOMEM;
+	ssize_t n = !buffer	      ? -ENOMEM
+		    : special_is(ino) ? (ssize_t)special_read(fs_of(req), special_of(fi), buffer, size, at)
+				      : files_read(handle_of(fi), buffer, size, at);
 	if (n < 0)
 		fuse_reply_err(req, -n);
 	else
