@@ -199,6 +199,14 @@ static int wait_for_daemon(int fd)
 	return 1;
 }
 
+/* Whoever waits for the end of a pipe that the shell had open is not to wait for the mount's. */
+static void close_inherited(int kept)
+{
+	if (kept > 3)
+		close_range(3, (unsigned)kept - 1, 0);
+	close_range((unsigned)kept + 1, ~0u, 0);
+}
+
 static int serve_in_background(struct options *options)
 {
 	int ends[2];
@@ -217,7 +225,7 @@ static int serve_in_background(struct options *options)
 		close(ends[0]);
 		return status;
 	}
-	close(ends[0]);
+	close_inherited(ends[1]);
 	setsid();
 	struct teller teller = {.fd = ends[1]};
 	return serve(options, &teller);

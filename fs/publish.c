@@ -20,12 +20,14 @@
 extern char **environ;
 
 enum { ANSWER_TIMEOUT_S = 2 }; /* with the worker's 2 s it fits into the 5 s that ending may take */
+enum { LOST_MAX = 8 };
 
 struct publisher {
 	struct fs *fs;
 	pid_t pid;
 	int socket; /* -1: no helper */
 	uint64_t device;
+	pid_t lost[LOST_MAX]; /* helpers that were killed and have not ended yet; 0: none */
 	char notice[256];
 };
 
@@ -118,8 +120,7 @@ static bool start_helper(struct publisher *publisher, struct error *err)
 	if (ends[1] == HELPER_FD) /* dup2 onto itself would keep CLOEXEC on some systems */
 		posix_spawn_file_actions_adddup2(&actions, ends[1], HELPER_FD + 1);
 	posix_spawn_file_actions_adddup2(&actions, ends[1] == HELPER_FD ? HELPER_FD + 1 : ends[1], HELPER_FD);
-	if (ends[1] == HELPER_FD)
-		posix_spawn_file_actions_addclose(&actions, HELPER_FD + 1);
+	posix_spawn_file_actions_addclosefrom_np(&actions, HELPER_FD + 1);
 	posix_spawnattr_setsigmask(&attr, &none);
 	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
 	error = posix_spawn(&publisher->pid, "/proc/self/exe", &actions, &attr, argv, environ);
@@ -138,7 +139,23 @@ static bool start_helper(struct publisher *publisher, struct error *err)
 	return true;
 }
 
-/* Never waits for long: a helper that hangs in a call is left to init. */
+void publisher_reap(struct publisher *publisher)
+{
+	for (int i = 0; i < LOST_MAX; i++)
+		if (publisher->lost[i] && waitpid(publisher->lost[i], NULL, WNOHANG) != 0)
+			publisher->lost[i] = 0;
+}
+
+/* One that hangs in the kernel ends when that lets it go. With no place to note it, it stays a zombie until we end. */
+static void note_lost(struct publisher *publisher)
+{
+	int i = 0;
+	while (i < LOST_MAX - 1 && publisher->lost[i])
+		i++;
+	publisher->lost[i] = publisher->pid;
+}
+
+/* Never waits for long. */
 static void end_helper(struct publisher *publisher)
 {
 	if (publisher->socket < 0)
@@ -147,8 +164,11 @@ static void end_helper(struct publisher *publisher)
 	close(publisher->socket);
 	publisher->socket = -1;
 	kill(publisher->pid, SIGKILL);
-	for (int i = 0; i < 100 && waitpid(publisher->pid, NULL, WNOHANG) == 0; i++)
+	pid_t ended = 0;
+	for (int i = 0; i < 100 && (ended = waitpid(publisher->pid, NULL, WNOHANG)) == 0; i++)
 		usleep(2000);
+	if (!ended)
+		note_lost(publisher);
 	publisher->pid = 0;
 }
 

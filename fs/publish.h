@@ -45,6 +45,8 @@ int publisher_publish(struct publisher *publisher, const struct publish_file *fi
 void publisher_unlink(struct publisher *publisher, const char *path);
 /* Wake those who watch `status`. */
 void publisher_touch_status(struct publisher *publisher);
+/* Helpers that did not end at once when they were replaced: from time to time. */
+void publisher_reap(struct publisher *publisher);
 /* One line when results can't be announced; "" otherwise. */
 const char *publisher_notice(const struct publisher *publisher);
 

@@ -526,6 +526,7 @@ static void turn(struct scheduler *s)
 		for (int i = 0; i < s->workers.n; i++)
 			worker_link_retry(s->workers.slots[i].link);
 	}
+	publisher_reap(s->publisher);
 	cancel_if_asked(s);
 	publish_outcomes(s);
 	bool waits = now >= s->paused_until_ns && work_waits(s);
