@@ -20,7 +20,7 @@
 extern char **environ;
 
 enum { ANSWER_TIMEOUT_S = 2 }; /* with the worker's 2 s it fits into the 5 s that ending may take */
-enum { LOST_MAX = 8 };
+enum { LOST_MAX = 8, FOLDER_TRIES = 3 };
 
 struct publisher {
 	struct fs *fs;
@@ -358,27 +358,42 @@ static void withdraw(struct fs *fs, uint64_t id)
 		state_content_remove(&fs->state, id);
 }
 
+/* Until the node has its name. ENOENT: a folder has gone meanwhile. */
+static int put_in_place(struct publisher *publisher, const struct publish_file *file, const char *token, bool taken)
+{
+	struct fs *fs = publisher->fs;
+	bool wanted = true;
+	/* The name may come or go while we ask, so each way is tried twice. */
+	for (int i = 0; i < 4 && !bound(fs, file->node_id, &wanted) && wanted; i++, taken = !taken) {
+		int error = ask(publisher, taken ? HELPER_RENAME : HELPER_CREATE, token, "out/%s", file->path);
+		if (error && error != EEXIST && error != ENOENT)
+			break;
+	}
+	if (bound(fs, file->node_id, &wanted))
+		return 0;
+	return wanted ? insert_silently(publisher, file->path) : ECANCELED;
+}
+
 int publisher_publish(struct publisher *publisher, const struct publish_file *file)
 {
 	struct fs *fs = publisher->fs;
 	char token[sizeof fs->publication.token];
-	bool taken = false, wanted = true;
+	bool taken = false;
 	int error = make_folders(publisher, file->path);
+	if (error == ENOENT || error == EEXIST) /* somebody removes and makes folders, too */
+		error = make_folders(publisher, file->path);
 	if (!error)
 		error = offer(publisher, file, token, &taken);
 	if (error) {
 		state_content_remove(&fs->state, file->node_id);
 		return error;
 	}
-	/* The name may come or go while we ask, so each way is tried twice. */
-	for (int i = 0; i < 4 && !bound(fs, file->node_id, &wanted) && wanted; i++, taken = !taken) {
-		error = ask(publisher, taken ? HELPER_RENAME : HELPER_CREATE, token, "out/%s", file->path);
-		if (error && error != EEXIST && error != ENOENT)
-			break;
+	error = put_in_place(publisher, file, token, taken);
+	for (int i = 0; i < FOLDER_TRIES && error == ENOENT; i++) {
+		error = make_folders(publisher, file->path);
+		if (!error)
+			error = put_in_place(publisher, file, token, taken);
 	}
-	if (bound(fs, file->node_id, &wanted))
-		return 0;
-	error = wanted ? insert_silently(publisher, file->path) : ECANCELED;
 	if (error)
 		withdraw(fs, file->node_id);
 	return error;
