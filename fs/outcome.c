@@ -11,7 +11,20 @@
 #include <string.h>
 #include <unistd.h>
 
-int outcome_make_files(struct fs *fs, uint32_t outputs, struct outcome_files *files)
+void outcome_drop_files(struct fs *fs, struct outcome_files *files)
+{
+	for (int i = 0; i < JOB_OUTPUTS; i++) {
+		if (files->ids[i] && files->fds[i] >= 0)
+			close(files->fds[i]);
+		if (files->ids[i])
+			state_content_remove(&fs->state, files->ids[i]);
+		files->ids[i] = 0;
+		files->fds[i] = -1;
+	}
+}
+
+/* 0 or an errno; on failure nothing is left behind. */
+static int make_files(struct fs *fs, uint32_t outputs, struct outcome_files *files)
 {
 	*files = (struct outcome_files){0};
 	pthread_mutex_lock(&fs->lock);
@@ -33,16 +46,27 @@ int outcome_make_files(struct fs *fs, uint32_t outputs, struct outcome_files *fi
 	return 0;
 }
 
-void outcome_drop_files(struct fs *fs, struct outcome_files *files)
+int outcome_prepare(
+	struct fs *fs, const struct message_job *job, struct outcome_files *files, int *fds, struct error *err)
 {
-	for (int i = 0; i < JOB_OUTPUTS; i++) {
-		if (files->ids[i] && files->fds[i] >= 0)
-			close(files->fds[i]);
-		if (files->ids[i])
-			state_content_remove(&fs->state, files->ids[i]);
-		files->ids[i] = 0;
-		files->fds[i] = -1;
+	uint8_t bytes[PROTOCOL_MAX_BYTES];
+	if (!message_encode(&(struct message){.type = MESSAGE_JOB, .job = *job}, bytes, err))
+		return EINVAL;
+	int n = 0, error = make_files(fs, job->options.outputs, files);
+	if (error) {
+		error_set(err, "the state directory cannot take the result: %s", strerror(error));
+		return error;
 	}
+	fds[n++] = state_content_open(&fs->state, job->id, O_RDONLY);
+	if (fds[0] < 0) {
+		outcome_drop_files(fs, files);
+		error_set(err, "it cannot be read from the state directory: %s", strerror(-fds[0]));
+		return -fds[0];
+	}
+	for (int i = 0; i < JOB_OUTPUTS; i++)
+		if (files->ids[i])
+			fds[n++] = files->fds[i];
+	return 0;
 }
 
 /* What the files of one outcome share. */
@@ -53,18 +77,15 @@ struct target {
 	uint32_t outputs;
 };
 
-/* Decide the names: the path that the input has now. ECANCELED: deleted or submitted again. */
-static int find_target(struct fs *fs, uint64_t input_id, uint64_t seq, struct target *target)
+/* Decide the names: the path that the input has now. ECANCELED: deleted or submitted again; else err is set. */
+static int find_target(struct fs *fs, uint64_t input_id, uint64_t seq, struct target *target, struct error *err)
 {
-	char path[PATH_MAX];
 	int error = ECANCELED;
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, input_id);
 	const struct tree_node *node = tree_find(&fs->tree, input_id);
 	if (node && node->parent && jobs_wants(input, seq))
-		error = !tree_path(node, path, sizeof path)		     ? ENAMETOOLONG
-			: jobs_claim_stem(&fs->jobs, &fs->tree, input, path) ? 0
-									     : ENAMETOOLONG;
+		error = jobs_claim_place(&fs->jobs, &fs->tree, input, node, err) ? 0 : ENAMETOOLONG;
 	if (!error) {
 		snprintf(target->stem, sizeof target->stem, "%s", input->stem);
 		memcpy(target->key, input->key, sizeof target->key);
@@ -80,8 +101,8 @@ static int find_target(struct fs *fs, uint64_t input_id, uint64_t seq, struct ta
 	return error;
 }
 
-static int publish_one(
-	struct publisher *publisher, struct target *target, unsigned output, uint64_t node_id, int64_t size, bool last)
+static int publish_one(struct publisher *publisher, struct target *target, unsigned output, uint64_t node_id,
+	int64_t size, bool last, struct error *err)
 {
 	char path[PATH_MAX + 32];
 	snprintf(path, sizeof path, "%s.%s", target->stem,
@@ -91,7 +112,10 @@ static int publish_one(
 	target->file.size = size;
 	target->file.output = output;
 	target->file.last = last;
-	return publisher_publish(publisher, &target->file);
+	int error = publisher_publish(publisher, &target->file);
+	if (error)
+		error_set(err, "out/%s cannot be put in its place: %s", path, strerror(error));
+	return error;
 }
 
 /* The error file of an earlier attempt, if it is this input's. */
@@ -122,7 +146,7 @@ static unsigned last_output(uint32_t outputs)
 
 /* Everything, the last one last; what was not published is removed. */
 static int publish_all(struct fs *fs, struct publisher *publisher, struct target *target, struct outcome_files *files,
-	const uint64_t sizes[JOB_OUTPUTS])
+	const uint64_t sizes[JOB_OUTPUTS], struct error *err)
 {
 	int error = 0;
 	unsigned last = last_output(target->outputs);
@@ -130,7 +154,7 @@ static int publish_all(struct fs *fs, struct publisher *publisher, struct target
 		unsigned i = k > 0 ? k - 1 : last;
 		if (!files->ids[i] || (k > 0 && i == last))
 			continue;
-		error = publish_one(publisher, target, i, files->ids[i], sizes[i], k == 0);
+		error = publish_one(publisher, target, i, files->ids[i], sizes[i], k == 0, err);
 		sync_later(fs, files->fds[i]);
 		files->ids[i] = 0; /* published, or removed by the publisher */
 		files->fds[i] = -1;
@@ -142,50 +166,69 @@ static int publish_all(struct fs *fs, struct publisher *publisher, struct target
 }
 
 int outcome_publish(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq,
-	struct outcome_files *files, const uint64_t sizes[JOB_OUTPUTS])
+	struct outcome_files *files, const uint64_t sizes[JOB_OUTPUTS], struct error *err)
 {
 	struct target target;
-	int error = find_target(fs, input_id, seq, &target);
+	int error = find_target(fs, input_id, seq, &target, err);
 	if (error) {
 		outcome_drop_files(fs, files);
 		return error;
 	}
-	return publish_all(fs, publisher, &target, files, sizes);
+	return publish_all(fs, publisher, &target, files, sizes, err);
 }
 
-/* A second name for the content of a result of this key: a fresh inode, no bytes copied. */
-static int link_result(struct fs *fs, const uint8_t *key, unsigned output, uint64_t *id, uint64_t *size)
+/* The node of a result of this key, and a new id for what becomes of it; 0: there is none. */
+static uint64_t find_result(struct fs *fs, const uint8_t *key, unsigned output, uint64_t *fresh, uint64_t *size)
 {
-	int error = ENOENT;
 	pthread_mutex_lock(&fs->lock);
 	const struct result *result = jobs_result_by_key(&fs->jobs, key, output);
 	const struct tree_node *node = result ? tree_find(&fs->tree, result->id) : NULL;
+	uint64_t id = node ? node->id : 0;
 	if (node) {
-		uint64_t fresh = fs->tree.next_id++;
-		error = state_content_link(&fs->state, node->id, fresh);
-		*id = error ? 0 : fresh;
+		*fresh = fs->tree.next_id++;
 		*size = node->size;
 	}
 	pthread_mutex_unlock(&fs->lock);
-	return error;
+	return id;
 }
 
-int outcome_publish_again(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq)
+static bool is_result(struct fs *fs, uint64_t id)
+{
+	pthread_mutex_lock(&fs->lock);
+	bool is = jobs_result(&fs->jobs, id) != NULL;
+	pthread_mutex_unlock(&fs->lock);
+	return is;
+}
+
+/* A second name for the content of a result of this key: a fresh inode, no bytes copied. Whoever removes a result takes it
+ * from the table first and empties its content then, unless that has two names: so one that is still in the table when
+ * the second name is there is whole. False: there is none any more, or no name for it. */
+static bool link_result(struct fs *fs, const uint8_t *key, unsigned output, uint64_t *id, uint64_t *size)
+{
+	uint64_t fresh = 0, from = find_result(fs, key, output, &fresh, size);
+	if (!from || state_content_link(&fs->state, from, fresh) != 0)
+		return false;
+	*id = fresh; /* to be published, or dropped */
+	return is_result(fs, from);
+}
+
+int outcome_publish_again(
+	struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq, struct error *err)
 {
 	struct target target;
 	struct outcome_files files = {0};
 	uint64_t sizes[JOB_OUTPUTS] = {0};
-	int error = find_target(fs, input_id, seq, &target);
+	int error = find_target(fs, input_id, seq, &target, err);
 	for (unsigned i = 0; i < JOB_OUTPUTS; i++) {
 		files.fds[i] = -1;
-		if (!error && target.outputs & 1u << i)
-			error = link_result(fs, target.key, i, &files.ids[i], &sizes[i]);
+		if (!error && target.outputs & 1u << i && !link_result(fs, target.key, i, &files.ids[i], &sizes[i]))
+			error = EAGAIN;
 	}
 	if (error) {
 		outcome_drop_files(fs, &files);
 		return error;
 	}
-	return publish_all(fs, publisher, &target, &files, sizes);
+	return publish_all(fs, publisher, &target, &files, sizes, err);
 }
 
 /* Where no error file can be: xattr and status still tell. */
@@ -194,8 +237,7 @@ static void fail_without_file(struct fs *fs, uint64_t input_id, uint64_t seq)
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, input_id);
 	if (jobs_wants(input, seq)) {
-		jobs_set_state(&fs->jobs, input, INPUT_FAILED, false);
-		fs->jobs.n_failed++;
+		jobs_fail(&fs->jobs, input);
 		record_input(fs_change(fs), input);
 		fs_commit(fs, true);
 	}
@@ -218,30 +260,36 @@ static int write_error_file(struct fs *fs, uint64_t *id, const char *text, size_
 	return error;
 }
 
-void outcome_fail(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq, const char *text)
+/* Tell of it, and make the line of the error file. False: the input was deleted or submitted again. */
+static bool tell_failure(struct fs *fs, uint64_t input_id, uint64_t seq, const char *text, char *line, size_t size)
 {
-	struct target target;
-	char name[PATH_MAX] = "", line[PATH_MAX + 1200];
-	uint64_t id;
+	char name[PATH_MAX];
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, input_id);
 	const struct tree_node *node = tree_find(&fs->tree, input_id);
-	bool wanted = jobs_wants(input, seq) && node && tree_path(node, name, sizeof name);
+	bool wanted = jobs_wants(input, seq);
 	if (wanted) {
-		char copy[1024]; /* text may be the input's own */
-		snprintf(copy, sizeof copy, "%s", text);
-		jobs_set_error(input, copy);
-		scheduler_note_problem(fs, name, copy);
-		snprintf(line, sizeof line, "in/%s: %s\n", name, copy);
+		jobs_set_error(input, text);
+		scheduler_note_problem(fs, node, text, true);
+		snprintf(line, size, "in/%s: %s\n", jobs_show_name(node, name, sizeof name), text);
 	}
 	pthread_mutex_unlock(&fs->lock);
-	if (!wanted)
+	return wanted;
+}
+
+void outcome_fail(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq, const char *text)
+{
+	struct target target;
+	struct error err;
+	char line[PATH_MAX + 1200];
+	uint64_t id;
+	if (!tell_failure(fs, input_id, seq, text, line, sizeof line))
 		return;
-	int error = find_target(fs, input_id, seq, &target);
+	int error = find_target(fs, input_id, seq, &target, &err);
 	if (!error)
 		error = write_error_file(fs, &id, line, strlen(line));
 	if (!error)
-		error = publish_one(publisher, &target, JOB_OUTPUTS, id, strlen(line), true);
-	if (error && error != ECANCELED)
-		fail_without_file(fs, input_id, seq);
+		error = publish_one(publisher, &target, JOB_OUTPUTS, id, (int64_t)strlen(line), true, &err);
+	if (error)
+		fail_without_file(fs, input_id, seq); /* if it is still wanted */
 }

@@ -102,7 +102,6 @@ static void fill_problems(
 static void fill_workers(struct fs *fs, const struct scheduler_report *report, struct status_snapshot *s,
 	struct status_worker *workers, struct status_job *jobs, char names[][NAME_ROOM])
 {
-	char path[PATH_MAX];
 	for (int i = 0; i < report->n_workers; i++) {
 		const struct scheduler_worker *w = &report->workers[i];
 		if (w->stands_by && w->worker.state == WORKER_STOPPED)
@@ -113,9 +112,10 @@ static void fill_workers(struct fs *fs, const struct scheduler_report *report, s
 			const struct scheduler_job *job = &w->jobs[k];
 			const struct tree_node *node = job->input ? tree_find(&fs->tree, job->input) : NULL;
 			char *name = names[s->n_jobs];
-			if (!node || !tree_path(node, path, sizeof path))
+			if (!node || !node->parent)
 				continue;
-			snprintf(name, NAME_ROOM, "in/%s", path);
+			memcpy(name, "in/", 3);
+			jobs_show_name(node, name + 3, NAME_ROOM - 3);
 			worker->running = name;
 			jobs[s->n_jobs++] = (struct status_job){.name = name,
 				.device = w->worker.status.device,
@@ -128,6 +128,13 @@ static void fill_workers(struct fs *fs, const struct scheduler_report *report, s
 		}
 	}
 	s->jobs = jobs;
+}
+
+/* Pictures whose outcome needs no worker and is not published to its last file. */
+static long count_publishing(const struct fs *fs, const struct scheduler_report *report)
+{
+	const struct input *now = report->publishing ? jobs_find(&fs->jobs, report->publishing) : NULL;
+	return fs->jobs.outcomes.n + (now && !now->unpublished);
 }
 
 /* Make both texts from one look at the state. state_free: asked for before the lock was taken, since a disk may be slow. */
@@ -149,6 +156,7 @@ static void make_snapshots(struct fs *fs, uint64_t state_free)
 		.model_path = fs->options->model,
 		.queued = fs->jobs.queue.n,
 		.settling = ingest_waiting(fs),
+		.publishing = count_publishing(fs, &report),
 		.last_cutout = report.cutout,
 		.last_s = report.last_s,
 		.done = fs->jobs.n_done,
