@@ -14,10 +14,10 @@
  *                   workers (`trellis worker`), one a device: the model. Started by worker_link.c,
  *                   chosen by workers.c.
  *
- * Lock order: fs->lock first; ingest, sync and scheduler each have a private lock for their mailbox, which is the last
- * one taken and never held over a call. No FUSE thread waits for anything but the lock and the state disk, and nobody
- * makes a system call on the mount itself: only the helper does. log.c's lock may be taken under any other: nobody waits
- * for the log. */
+ * Lock order: fs->lock first (but for special.c's, which only the scheduler and the end take: that goes before it); ingest,
+ * sync and scheduler each have a private lock for their mailbox, which is the last one taken and never held over a call. No
+ * FUSE thread waits for anything but the lock and the state disk, and nobody makes a system call on the mount itself: only the
+ * helper does. log.c's lock may be taken under any other: nobody waits for the log. */
 #ifndef FS_H
 #define FS_H
 
