@@ -1,7 +1,7 @@
 /* scheduler.c - the scheduler thread. See scheduler.h.
  *
  * A poll loop over the workers' links, the model watch and an eventfd by which other threads wake it. Each turn: publish
- * outcomes that need no worker, give each free worker its next job, tell those who watch status. */
+ * some of the outcomes that need no worker, give each free worker its next job, tell those who watch status. */
 #include "scheduler.h"
 
 #include "model_watch.h"
