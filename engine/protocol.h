@@ -15,11 +15,11 @@
  * Either side ends by closing its socket; the worker exits when it reads the end.
  *
  * Descriptors go with JOB only: the picture, open for reading, then for every bit of job.options.outputs, lowest first,
- * an empty regular file open for reading and writing (an O_TMPFILE of the daemon's state directory). So the worker
- * needs no name and no permission in any directory, publishing copies no bytes, a full disk shows as ENOSPC to the
- * worker (FAILURE of kind JOB_STORAGE), and what a dead worker had half-written vanishes with the last descriptor. The
- * worker must not write to them any more once it has answered; a worker that breaks this rule spoils its own results
- * only.
+ * an empty regular file open for reading and writing (of the daemon's state directory, where it has a name that users
+ * cannot see). So the worker needs no name and no permission in any directory, publishing copies no bytes, and a full disk
+ * shows as ENOSPC to the worker (FAILURE of kind JOB_STORAGE). What a dead worker had half-written the daemon removes, and
+ * what a dead daemon leaves is removed at its next start. The worker must not write to them any more once it has answered;
+ * a worker that breaks this rule spoils its own results only.
  *
  * A packet is `u32 magic, u16 version, u16 type` and then the fields in the order of the structs below: integers and
  * IEEE floats little-endian, strings as u16 length + bytes without a zero. The first eight bytes are the same in every

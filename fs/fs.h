@@ -9,6 +9,7 @@
  *                   ends
  *   scheduler       scheduler.c: owns workers, publisher, model watch;       the helper (2 s, then it is replaced)
  *                   works the queue off, publishes
+ *   log             log.c: writes the log                                    whoever reads the log
  *   main            starts the others, then runs libfuse's loop              -
  *
  *   process         helper.c: makes results appear through the mount, so that inotify sees them. Started before the
@@ -16,15 +17,17 @@
  *                   workers (`trellis worker`), one a device: the model. Started by worker_link.c,
  *                   chosen by workers.c.
  *
- * Lock order: fs->lock first; ingest, sync and scheduler each have a private lock for their mailbox, which is the last
- * one taken and never held over a call. No FUSE thread waits for anything but the lock and the state disk, and nobody
- * makes a system call on the mount itself: only the helper does. Under fs->lock the only call to the disk is the journal's
- * write(): what may take long there, or sync, is done without it, with the node marked busy (files.c). */
+ * Lock order: fs->lock first (but for special.c's, which only the scheduler and the end take: that goes before it); ingest,
+ * sync and scheduler each have a private lock for their mailbox, which is the last one taken and never held over a call. No
+ * FUSE thread waits for anything but the lock and the state disk, and nobody makes a system call on the mount itself: only the
+ * helper does. log.c's lock may be taken under any other: nobody waits for the log. Under fs->lock the only call to the disk is
+ * the journal's write(): what may take long there, or sync, is done without it, with the node marked busy (files.c). */
 #ifndef FS_H
 #define FS_H
 
 #include "jobs.h"
 #include "journal.h"
+#include "log.h"
 #include "options.h"
 #include "state.h"
 #include "tree.h"
@@ -121,8 +124,5 @@ uint64_t fs_reserve_ids(struct fs *fs);
 
 int64_t fs_now_ns(void);       /* CLOCK_REALTIME, the clock of file times */
 int64_t fs_monotonic_ns(void); /* CLOCK_MONOTONIC */
-
-/* A line for the log (stderr in the foreground, else syslog); control bytes are escaped. */
-__attribute__((format(printf, 1, 2))) void fs_log(const char *format, ...);
 
 #endif

@@ -249,27 +249,46 @@ static bool results_exist(const struct fs *fs, const struct look *look)
 	return true;
 }
 
-/* The end of settling: the input becomes a job, or is done or failed without one. The scheduler publishes. An early job of the
- * same picture and options is that job. An early look gives it a stamp that no content has: after a crash it settles afresh. */
+/* A new submission: a job, or done or failed without one. */
+static void start_afresh(struct fs *fs, const struct tree_node *node, struct input *input, const struct look *look)
+{
+	if (input->state == INPUT_RUNNING)
+		scheduler_cancel(fs, node->id);
+	input->uid = node->uid;
+	input->options = look->options;
+	memcpy(input->key, look->key, sizeof input->key);
+	jobs_enqueue(&fs->jobs, input);
+	if (look->verdict != SNIFF_WHOLE) {
+		jobs_set_error(input, look->error.text);
+		jobs_set_state(&fs->jobs, input, INPUT_FAILED, true);
+	} else if (results_exist(fs, look)) {
+		jobs_set_state(&fs->jobs, input, INPUT_DONE, true);
+	}
+}
+
+/* What comes of it has no place in out/, so nothing is begun, and an early job ends. The picture's own fault goes before. */
+static void fail_here(struct fs *fs, const struct tree_node *node, struct input *input, const char *why)
+{
+	if (input->state == INPUT_RUNNING)
+		scheduler_cancel(fs, node->id);
+	if (!input->error)
+		jobs_set_error(input, why);
+	jobs_fail(&fs->jobs, input);
+	scheduler_note_problem(fs, node, input->error ? input->error : why, true);
+}
+
+/* The end of settling. The scheduler publishes. An early job of the same picture and options is that job. An early look gives it
+ * a stamp that no content has: after a crash it settles afresh. */
 static void submit(struct fs *fs, struct tree_node *node, const struct look *look)
 {
 	struct input *input = jobs_input(&fs->jobs, node->id);
+	struct error err;
 	if (!input)
 		return;
-	if (!input->early || memcmp(input->key, look->key, sizeof input->key) != 0) {
-		if (input->state == INPUT_RUNNING)
-			scheduler_cancel(fs, node->id);
-		input->uid = node->uid;
-		input->options = look->options;
-		memcpy(input->key, look->key, sizeof input->key);
-		jobs_enqueue(&fs->jobs, input);
-		if (look->verdict != SNIFF_WHOLE) {
-			jobs_set_error(input, look->error.text);
-			jobs_set_state(&fs->jobs, input, INPUT_FAILED, true);
-		} else if (results_exist(fs, look)) {
-			jobs_set_state(&fs->jobs, input, INPUT_DONE, true);
-		}
-	}
+	if (!input->early || memcmp(input->key, look->key, sizeof input->key) != 0)
+		start_afresh(fs, node, input, look);
+	if (!look->early && !jobs_claim_place(&fs->jobs, &fs->tree, input, node, &err))
+		fail_here(fs, node, input, err.text);
 	input->early = node->dirty = look->early;
 	input->restless = false;
 	input->stamp_size = look->early ? -1 : look->stamp_size;

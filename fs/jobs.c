@@ -200,6 +200,7 @@ void jobs_enqueue(struct jobs *jobs, struct input *input)
 	input->early = false;
 	input->deaths = 0;
 	input->storage_tries = input->device_failures = 0;
+	input->retry_ns = 0;
 	input->failed_devices = 0;
 	jobs_set_error(input, NULL);
 	jobs_set_state(jobs, input, INPUT_QUEUED, false);
@@ -222,12 +223,65 @@ struct input *jobs_next(struct jobs *jobs, bool (*may)(void *user, const struct 
 	return next;
 }
 
+/* One walk. A place: how many the user has before it, then where the user is in the circle. */
+size_t jobs_outcome_turns(const struct jobs *jobs, struct input *turns[JOBS_TURNS_MAX])
+{
+	uint64_t places[JOBS_TURNS_MAX];
+	size_t n = 0;
+	const struct input *beaten = NULL; /* nobody of this user comes in any more */
+	for (struct input *input = jobs->outcomes.first; input; input = input->after) {
+		if (beaten && beaten->uid == input->uid)
+			continue;
+		uint64_t place = (uint32_t)(input->uid - jobs->last_outcome_uid - 1);
+		for (size_t i = 0; i < n; i++)
+			place += (uint64_t)(turns[i]->uid == input->uid) << 32;
+		size_t at = n;
+		while (at > 0 && places[at - 1] > place)
+			at--;
+		if (at == JOBS_TURNS_MAX) {
+			beaten = input;
+			continue;
+		}
+		n += n < JOBS_TURNS_MAX;
+		memmove(turns + at + 1, turns + at, (n - 1 - at) * sizeof *turns);
+		memmove(places + at + 1, places + at, (n - 1 - at) * sizeof *places);
+		turns[at] = input;
+		places[at] = place;
+	}
+	return n;
+}
+
 bool jobs_set_error(struct input *input, const char *text)
 {
 	char *copy = text ? strdup(text) : NULL;
 	free(input->error);
 	input->error = copy;
 	return copy || !text;
+}
+
+void jobs_fail(struct jobs *jobs, struct input *input)
+{
+	jobs_set_state(jobs, input, INPUT_FAILED, false);
+	jobs->n_failed++;
+}
+
+const char *jobs_show_name(const struct tree_node *node, char *out, size_t size)
+{
+	static const char DOTS[] = "...";
+	size_t at = size - 1;
+	out[at] = '\0';
+	for (; node && node->parent && node->parent->parent; node = node->parent) {
+		size_t len = strlen(node->name);
+		const char *part = at < len + 1 + sizeof DOTS ? DOTS : node->name;
+		if (part == DOTS)
+			len = sizeof DOTS - 1;
+		if (out[at])
+			out[--at] = '/';
+		memcpy(out + (at -= len), part, len);
+		if (part == DOTS)
+			break;
+	}
+	return memmove(out, out + at, size - at);
 }
 
 bool jobs_set_stem(struct jobs *jobs, struct input *input, const char *stem)
@@ -306,6 +360,15 @@ bool jobs_claim_stem(struct jobs *jobs, const struct tree *tree, struct input *i
 			return jobs_set_stem(jobs, input, stem);
 	}
 	return false;
+}
+
+bool jobs_claim_place(struct jobs *jobs, const struct tree *tree, struct input *input, const struct tree_node *node,
+	struct error *err)
+{
+	char path[PATH_MAX], stem[PATH_MAX];
+	if (!tree_path(node, path, sizeof path) || !jobs_stem_candidate(path, 0, stem, sizeof stem))
+		return error_set(err, "its path is too long for a result to have a name in out/");
+	return jobs_claim_stem(jobs, tree, input, path) || error_set(err, "no name is left for its result in out/");
 }
 
 struct result *jobs_result(const struct jobs *jobs, uint64_t id)

@@ -5,6 +5,7 @@
 #ifndef JOBS_H
 #define JOBS_H
 
+#include "error.h"
 #include "protocol.h"
 #include "tree.h"
 
@@ -25,6 +26,7 @@ struct input {
 	uint8_t state;			    /* enum input_state */
 	uint8_t deaths;			    /* workers that died with it */
 	uint8_t storage_tries;		    /* how often the state disk was full; not persisted */
+	int64_t retry_ns;		    /* CLOCK_MONOTONIC: not to run before; not persisted */
 	uint8_t device_failures;	    /* how often a device failed that had it, and */
 	uint32_t failed_devices;	    /* which: a set of workers.c; not persisted */
 	bool early;	  /* submitted before its picture has settled: what comes of it is held until then */
@@ -58,8 +60,8 @@ struct jobs {
 	struct input_list outcomes; /* unpublished */
 	long n_done, n_failed;	    /* since the daemon started */
 	uint64_t next_seq;
-	uint32_t last_uid; /* who had the last turn */
-	bool loading;	   /* no lists yet: they are made by jobs_loaded, which is quicker than one at a time */
+	uint32_t last_uid, last_outcome_uid; /* who had the last turn in the queue, and among the outcomes */
+	bool loading; /* no lists yet: they are made by jobs_loaded, which is quicker than one at a time */
 };
 
 bool jobs_init(struct jobs *jobs);
@@ -85,12 +87,26 @@ void jobs_enqueue(struct jobs *jobs, struct input *input);
 /* Whose turn it is: the oldest input of the next user, in a circle over the users who wait. NULL: none waits. */
 struct input *jobs_next(
 	struct jobs *jobs, bool (*may)(void *user, const struct input *input), void *user); /* may NULL: all may */
+/* Outcomes in the order of their turns: the oldest of each user, in a circle that starts after last_outcome_uid, then the
+ * second of each ... How many. */
+enum { JOBS_TURNS_MAX = 32 };
+size_t jobs_outcome_turns(const struct jobs *jobs, struct input *turns[JOBS_TURNS_MAX]);
 bool jobs_set_error(struct input *input, const char *text);
+/* It ends as failed, without a file that says so. */
+void jobs_fail(struct jobs *jobs, struct input *input);
+
+/* What an input is called where people read: "d/a.png", or ".../c/a.png" where that is longer than size, which is at least
+ * JOBS_NAME_MIN. node: NULL or without a name is fine. */
+enum { JOBS_NAME_MIN = TREE_NAME_MAX + 8 };
+const char *jobs_show_name(const struct tree_node *node, char *out, size_t size);
 
 /* Give the input the stem that its path ("d/a.png") asks for: "d/a"; if another live input goes by it, "d/a.png", then
  * "d/a.png-2" ... Names that would not fit 255 bytes with any suffix are shortened and get a hash. The owner of a stem
  * that has been renamed away loses it. False: out of memory. */
 bool jobs_claim_stem(struct jobs *jobs, const struct tree *tree, struct input *input, const char *path);
+/* The same for where its node is now. False: there is no place in out/ for what comes of it, and err says why. */
+bool jobs_claim_place(struct jobs *jobs, const struct tree *tree, struct input *input, const struct tree_node *node,
+	struct error *err);
 /* For jobs_claim_stem and for loading: */
 bool jobs_set_stem(struct jobs *jobs, struct input *input, const char *stem);
 /* The i-th candidate (0, 1, 2 ...) for a path; stem has room for path_max bytes. False: too long. */

@@ -14,7 +14,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <syslog.h>
 #include <unistd.h>
 
 /* Tells the waiting shell once; in the foreground there is none (fd -1). */
@@ -160,9 +159,12 @@ static int serve(struct options *options, struct teller *teller)
 {
 	struct error err = {""};
 	struct fs fs;
-	openlog("trellisfs", LOG_PID | (teller->fd < 0 ? LOG_PERROR : 0), LOG_DAEMON);
+	log_open("trellisfs", teller->fd < 0);
 	raise_limits();
 	keep_memory_small();
+	if (!log_start(&err)) /* then a log that nobody reads holds us up */
+		fs_log("%s", err.text);
+	err.text[0] = '\0';
 	bool ok = fs_init(&fs, options, options->state, &err);
 	if (ok && chdir("/") != 0)
 		ok = error_set(&err, "/: %s", strerror(errno));
@@ -175,6 +177,7 @@ static int serve(struct options *options, struct teller *teller)
 			fprintf(stderr, "trellisfs: %s\n", err.text);
 		tell(teller, err.text);
 	}
+	log_stop();
 	return ok ? 0 : 1;
 }
 
@@ -197,6 +200,14 @@ static int wait_for_daemon(int fd)
 	return 1;
 }
 
+/* Whoever waits for the end of a pipe that the shell had open is not to wait for the mount's. */
+static void close_inherited(int kept)
+{
+	if (kept > 3)
+		close_range(3, (unsigned)kept - 1, 0);
+	close_range((unsigned)kept + 1, ~0u, 0);
+}
+
 static int serve_in_background(struct options *options)
 {
 	int ends[2];
@@ -215,7 +226,7 @@ static int serve_in_background(struct options *options)
 		close(ends[0]);
 		return status;
 	}
-	close(ends[0]);
+	close_inherited(ends[1]);
 	setsid();
 	struct teller teller = {.fd = ends[1]};
 	return serve(options, &teller);

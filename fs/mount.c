@@ -156,6 +156,13 @@ static struct fuse_session *open_session(struct fs *fs)
 	return session;
 }
 
+#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
+static bool say_killpriv(struct fuse_session *session)
+{
+	(void)session; /* op_init has asked for it */
+	return true;
+}
+#else
 static ssize_t read_request(int fd, void *buffer, size_t size, void *user)
 {
 	(void)user;
@@ -163,7 +170,7 @@ static ssize_t read_request(int fd, void *buffer, size_t size, void *user)
 }
 
 /* Before each write the kernel asks for security.capability, which takes as long as the write, unless the file system
- * says that it takes the set-id bits away itself (files.c does). libfuse 3.14 cannot say it, so it is said here, in the
+ * says that it takes the set-id bits away itself (files.c does). An older libfuse cannot say it, so it is said here, in the
  * reply to INIT: struct fuse_out_header, then struct fuse_init_out. A kernel that does not know the flag ignores it. */
 static ssize_t write_reply(int fd, struct iovec *parts, int n, void *user)
 {
@@ -175,6 +182,13 @@ static ssize_t write_reply(int fd, struct iovec *parts, int n, void *user)
 	}
 	return writev(fd, parts, n);
 }
+
+static bool say_killpriv(struct fuse_session *session)
+{
+	static const struct fuse_custom_io io = {.read = read_request, .writev = write_reply};
+	return fuse_session_custom_io(session, &io, fuse_session_fd(session)) == 0;
+}
+#endif
 
 /* Our threads leave signals to the main one: libfuse ends its loop there. */
 static bool start_threads(
@@ -206,14 +220,13 @@ static int run_loop(struct fs *fs, struct fuse_session *session)
  * goes before the threads, because the helper may wait in a call that nobody will answer any more. */
 bool mount_run(struct fs *fs, void (*ready)(void *user, const struct error *failure), void *user, struct error *err)
 {
-	static const struct fuse_custom_io io = {.read = read_request, .writev = write_reply};
 	struct fuse_session *session = NULL;
 	bool mounted = false, ok = special_start(fs, ops_notify_poll, ops_drop_poll, err) && scheduler_create(fs, err);
 	if (ok) {
 		session = open_session(fs);
 		ok = session && fuse_set_signal_handlers(session) == 0;
 		mounted = ok && fuse_session_mount(session, fs->options->mountpoint) == 0;
-		ok = mounted && fuse_session_custom_io(session, &io, fuse_session_fd(session)) == 0;
+		ok = mounted && say_killpriv(session);
 		if (!ok)
 			ok = explain_failure(fs->options->mountpoint, fs->options->allow_other, err);
 	}

@@ -86,9 +86,14 @@ static bool try_again(fuse_req_t req, int error, bool *tried)
 static void op_init(void *user, struct fuse_conn_info *conn)
 {
 	struct fs *fs = user;
-	fs->greeting = true;
 	conn->want |= conn->capable & (FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
 					      FUSE_CAP_HANDLE_KILLPRIV);
+#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
+	(void)fs;
+	conn->want |= conn->capable & FUSE_CAP_HANDLE_KILLPRIV_V2;
+#else
+	fs->greeting = true; /* mount.c says it */
+#endif
 	conn->want &= ~(FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
 	conn->max_background = 64;
 	conn->congestion_threshold = 48;
@@ -155,7 +160,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 	unsigned what = what_to_set(to_set, &st);
 	int error = 0;
 	if (special_is(ino) && what & FILES_SIZE) {
-		error = special_truncate(fi ? special_of(fi) : NULL, st.st_size);
+		error = special_truncate(fs_of(req), fi ? special_of(fi) : NULL, st.st_size);
 		what &= ~FILES_SIZE;
 	}
 	struct handle *handle = fi && !special_is(ino) ? handle_of(fi) : NULL;
@@ -305,14 +310,10 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t at, struct fuse_file_info *fi)
 {
-	if (special_is(ino)) {
-		const char *data = NULL;
-		size_t n = special_read(special_of(fi), &data, size, at);
-		fuse_reply_buf(req, data, n);
-		return;
-	}
 	char *buffer = malloc(size);
-	ssize_t n = buffer ? files_read(handle_of(fi), buffer, size, at) : -ENOMEM;
+	ssize_t n = !buffer	      ? -ENOMEM
+		    : special_is(ino) ? (ssize_t)special_read(fs_of(req), special_of(fi), buffer, size, at)
+				      : files_read(handle_of(fi), buffer, size, at);
 	if (n < 0)
 		fuse_reply_err(req, -n);
 	else
@@ -374,6 +375,17 @@ static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int data_only, struct fu
 	sync_now(fs_of(req), -1, 0, reply_synced, req);
 }
 
+static int parent_id(struct fs *fs, uint64_t ino, ino_t *parent)
+{
+	struct stat st;
+	int error = names_lookup(fs, NULL, ino, "..", &st);
+	if (error)
+		return error;
+	names_forget(fs, st.st_ino, 1);
+	*parent = st.st_ino;
+	return 0;
+}
+
 /* "." and ".." have the cookies 1 and 2, a child its id + 2: stable over changes and restarts, as NFS wants it. */
 static void read_folder(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cookie, bool plus)
 {
@@ -384,8 +396,10 @@ static void read_folder(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cooki
 	bool found = true;
 	while (!error && found) {
 		struct stat st = {.st_ino = ino, .st_mode = S_IFDIR};
+		if (cookie == 1)
+			error = parent_id(fs, ino, &st.st_ino);
 		if (cookie < 2)
-			name = strdup(cookie ? ".." : ".");
+			name = error ? NULL : strdup(cookie ? ".." : ".");
 		else
 			error = names_next(fs, ino, cookie - 2, plus, &st, &name, &found);
 		if (error || !found)

@@ -1,6 +1,7 @@
 /* outcome.c - results and error files of an input. See outcome.h. */
 #include "outcome.h"
 
+#include "contents.h"
 #include "record.h"
 #include "scheduler.h"
 #include "sync.h"
@@ -10,28 +11,6 @@
 #include <limits.h>
 #include <string.h>
 #include <unistd.h>
-
-int outcome_make_files(struct fs *fs, uint32_t outputs, struct outcome_files *files)
-{
-	*files = (struct outcome_files){0};
-	pthread_mutex_lock(&fs->lock);
-	for (int i = 0; i < JOB_OUTPUTS; i++)
-		files->ids[i] = outputs & 1u << i ? fs_take_id(fs) : 0;
-	pthread_mutex_unlock(&fs->lock);
-	for (int i = 0; i < JOB_OUTPUTS; i++)
-		files->fds[i] = -1;
-	for (int i = 0; i < JOB_OUTPUTS; i++) {
-		if (!files->ids[i])
-			continue;
-		files->fds[i] = state_content_create(&fs->state, files->ids[i]);
-		if (files->fds[i] < 0) {
-			int error = -files->fds[i];
-			outcome_drop_files(fs, files);
-			return error;
-		}
-	}
-	return 0;
-}
 
 void outcome_drop_files(struct fs *fs, struct outcome_files *files)
 {
@@ -45,6 +24,53 @@ void outcome_drop_files(struct fs *fs, struct outcome_files *files)
 	}
 }
 
+/* 0 or an errno; on failure nothing is left behind. */
+static int make_files(struct fs *fs, uint32_t outputs, struct outcome_files *files)
+{
+	int error = 0;
+	*files = (struct outcome_files){0};
+	pthread_mutex_lock(&fs->lock);
+	for (int i = 0; i < JOB_OUTPUTS; i++) {
+		files->fds[i] = -1;
+		if (outputs & 1u << i && !(files->ids[i] = fs_take_id(fs)))
+			error = ENOSPC;
+	}
+	pthread_mutex_unlock(&fs->lock);
+	for (int i = 0; !error && i < JOB_OUTPUTS; i++) {
+		if (!files->ids[i])
+			continue;
+		files->fds[i] = state_content_create(&fs->state, files->ids[i]);
+		if (files->fds[i] < 0)
+			error = -files->fds[i];
+	}
+	if (error)
+		outcome_drop_files(fs, files);
+	return error;
+}
+
+int outcome_prepare(
+	struct fs *fs, const struct message_job *job, struct outcome_files *files, int *fds, struct error *err)
+{
+	uint8_t bytes[PROTOCOL_MAX_BYTES];
+	if (!message_encode(&(struct message){.type = MESSAGE_JOB, .job = *job}, bytes, err))
+		return EINVAL;
+	int n = 0, error = make_files(fs, job->options.outputs, files);
+	if (error) {
+		error_set(err, "the state directory cannot take the result: %s", strerror(error));
+		return error;
+	}
+	fds[n++] = state_content_open(&fs->state, job->id, O_RDONLY);
+	if (fds[0] < 0) {
+		outcome_drop_files(fs, files);
+		error_set(err, "it cannot be read from the state directory: %s", strerror(-fds[0]));
+		return -fds[0];
+	}
+	for (int i = 0; i < JOB_OUTPUTS; i++)
+		if (files->ids[i])
+			fds[n++] = files->fds[i];
+	return 0;
+}
+
 /* What the files of one outcome share. */
 struct target {
 	char stem[PATH_MAX];
@@ -53,18 +79,15 @@ struct target {
 	uint32_t outputs;
 };
 
-/* Decide the names: the path that the input has now. ECANCELED: deleted or submitted again. */
-static int find_target(struct fs *fs, uint64_t input_id, uint64_t seq, struct target *target)
+/* Decide the names: the path that the input has now. ECANCELED: deleted or submitted again; else err is set. */
+static int find_target(struct fs *fs, uint64_t input_id, uint64_t seq, struct target *target, struct error *err)
 {
-	char path[PATH_MAX];
 	int error = ECANCELED;
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, input_id);
 	const struct tree_node *node = tree_find(&fs->tree, input_id);
 	if (node && node->parent && jobs_wants(input, seq))
-		error = !tree_path(node, path, sizeof path)		     ? ENAMETOOLONG
-			: jobs_claim_stem(&fs->jobs, &fs->tree, input, path) ? 0
-									     : ENAMETOOLONG;
+		error = jobs_claim_place(&fs->jobs, &fs->tree, input, node, err) ? 0 : ENAMETOOLONG;
 	if (!error) {
 		snprintf(target->stem, sizeof target->stem, "%s", input->stem);
 		memcpy(target->key, input->key, sizeof target->key);
@@ -80,8 +103,8 @@ static int find_target(struct fs *fs, uint64_t input_id, uint64_t seq, struct ta
 	return error;
 }
 
-static int publish_one(
-	struct publisher *publisher, struct target *target, unsigned output, uint64_t node_id, int64_t size, bool last)
+static int publish_one(struct publisher *publisher, struct target *target, unsigned output, uint64_t node_id,
+	int64_t size, bool last, struct error *err)
 {
 	char path[PATH_MAX + 32];
 	snprintf(path, sizeof path, "%s.%s", target->stem,
@@ -91,7 +114,10 @@ static int publish_one(
 	target->file.size = size;
 	target->file.output = output;
 	target->file.last = last;
-	return publisher_publish(publisher, &target->file);
+	int error = publisher_publish(publisher, &target->file);
+	if (error)
+		error_set(err, "out/%s cannot be put in its place: %s", path, strerror(error));
+	return error;
 }
 
 /* The error file of an earlier attempt, if it is this input's. */
@@ -122,7 +148,7 @@ static unsigned last_output(uint32_t outputs)
 
 /* Everything, the last one last; what was not published is removed. */
 static int publish_all(struct fs *fs, struct publisher *publisher, struct target *target, struct outcome_files *files,
-	const uint64_t sizes[JOB_OUTPUTS])
+	const uint64_t sizes[JOB_OUTPUTS], struct error *err)
 {
 	int error = 0;
 	unsigned last = last_output(target->outputs);
@@ -131,7 +157,7 @@ static int publish_all(struct fs *fs, struct publisher *publisher, struct target
 		if (!files->ids[i] || (k > 0 && i == last))
 			continue;
 		sync_written(fs, files->ids[i], true); /* on the disk before its name */
-		error = publish_one(publisher, target, i, files->ids[i], sizes[i], k == 0);
+		error = publish_one(publisher, target, i, files->ids[i], sizes[i], k == 0, err);
 		close(files->fds[i]);
 		files->ids[i] = 0; /* published, or removed by the publisher */
 		files->fds[i] = -1;
@@ -143,50 +169,71 @@ static int publish_all(struct fs *fs, struct publisher *publisher, struct target
 }
 
 int outcome_publish(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq,
-	struct outcome_files *files, const uint64_t sizes[JOB_OUTPUTS])
+	struct outcome_files *files, const uint64_t sizes[JOB_OUTPUTS], struct error *err)
 {
 	struct target target;
-	int error = find_target(fs, input_id, seq, &target);
+	int error = find_target(fs, input_id, seq, &target, err);
 	if (error) {
 		outcome_drop_files(fs, files);
 		return error;
 	}
-	return publish_all(fs, publisher, &target, files, sizes);
+	return publish_all(fs, publisher, &target, files, sizes, err);
 }
 
-/* A second name for the content of a result of this key: a fresh inode, no bytes copied. */
-static int link_result(struct fs *fs, const uint8_t *key, unsigned output, uint64_t *id, uint64_t *size)
+/* The node of a result of this key, and a new id for what becomes of it; 0: there is none. */
+static uint64_t find_result(struct fs *fs, const uint8_t *key, unsigned output, uint64_t *fresh, uint64_t *size)
 {
-	int error = ENOENT;
 	pthread_mutex_lock(&fs->lock);
 	const struct result *result = jobs_result_by_key(&fs->jobs, key, output);
 	const struct tree_node *node = result ? tree_find(&fs->tree, result->id) : NULL;
+	uint64_t id = node ? node->id : 0;
 	if (node) {
-		uint64_t fresh = fs_take_id(fs);
-		error = state_content_link(&fs->state, node->id, fresh);
-		*id = error ? 0 : fresh;
+		*fresh = fs_take_id(fs);
 		*size = node->size;
 	}
 	pthread_mutex_unlock(&fs->lock);
-	return error;
+	return id;
 }
 
-int outcome_publish_again(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq)
+static bool is_result(struct fs *fs, uint64_t id)
+{
+	pthread_mutex_lock(&fs->lock);
+	bool is = jobs_result(&fs->jobs, id) != NULL;
+	pthread_mutex_unlock(&fs->lock);
+	return is;
+}
+
+/* A second name for the content of a result of this key: a fresh inode, no bytes copied. One of before the start that is
+ * incomplete is no result any more once it has been looked at. False: there is none, or no name for it. */
+static bool link_result(struct fs *fs, const uint8_t *key, unsigned output, uint64_t *id, uint64_t *size)
+{
+	uint64_t fresh = 0, from = find_result(fs, key, output, &fresh, size);
+	if (!from || !fresh)
+		return false;
+	contents_look(fs, from);
+	if (!is_result(fs, from) || state_content_link(&fs->state, from, fresh) != 0)
+		return false;
+	*id = fresh; /* to be published, or dropped */
+	return true;
+}
+
+int outcome_publish_again(
+	struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq, struct error *err)
 {
 	struct target target;
 	struct outcome_files files = {0};
 	uint64_t sizes[JOB_OUTPUTS] = {0};
-	int error = find_target(fs, input_id, seq, &target);
+	int error = find_target(fs, input_id, seq, &target, err);
 	for (unsigned i = 0; i < JOB_OUTPUTS; i++) {
 		files.fds[i] = -1;
-		if (!error && target.outputs & 1u << i)
-			error = link_result(fs, target.key, i, &files.ids[i], &sizes[i]);
+		if (!error && target.outputs & 1u << i && !link_result(fs, target.key, i, &files.ids[i], &sizes[i]))
+			error = EAGAIN;
 	}
 	if (error) {
 		outcome_drop_files(fs, &files);
 		return error;
 	}
-	return publish_all(fs, publisher, &target, &files, sizes);
+	return publish_all(fs, publisher, &target, &files, sizes, err);
 }
 
 /* Where no error file can be: xattr and status still tell. */
@@ -195,8 +242,7 @@ static void fail_without_file(struct fs *fs, uint64_t input_id, uint64_t seq)
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, input_id);
 	if (jobs_wants(input, seq)) {
-		jobs_set_state(&fs->jobs, input, INPUT_FAILED, false);
-		fs->jobs.n_failed++;
+		jobs_fail(&fs->jobs, input);
 		record_input(fs_change(fs), input);
 		fs_commit(fs, true);
 	}
@@ -208,7 +254,7 @@ static int write_error_file(struct fs *fs, uint64_t *id, const char *text, size_
 	pthread_mutex_lock(&fs->lock);
 	*id = fs_take_id(fs);
 	pthread_mutex_unlock(&fs->lock);
-	int fd = state_content_create(&fs->state, *id);
+	int fd = *id ? state_content_create(&fs->state, *id) : -ENOSPC;
 	if (fd < 0)
 		return -fd;
 	ssize_t n = pwrite(fd, text, len, 0);
@@ -219,30 +265,36 @@ static int write_error_file(struct fs *fs, uint64_t *id, const char *text, size_
 	return error;
 }
 
-void outcome_fail(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq, const char *text)
+/* Tell of it, and make the line of the error file. False: the input was deleted or submitted again. */
+static bool tell_failure(struct fs *fs, uint64_t input_id, uint64_t seq, const char *text, char *line, size_t size)
 {
-	struct target target;
-	char name[PATH_MAX] = "", line[PATH_MAX + 1200];
-	uint64_t id;
+	char name[PATH_MAX];
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, input_id);
 	const struct tree_node *node = tree_find(&fs->tree, input_id);
-	bool wanted = jobs_wants(input, seq) && node && tree_path(node, name, sizeof name);
+	bool wanted = jobs_wants(input, seq);
 	if (wanted) {
-		char copy[1024]; /* text may be the input's own */
-		snprintf(copy, sizeof copy, "%s", text);
-		jobs_set_error(input, copy);
-		scheduler_note_problem(fs, name, copy);
-		snprintf(line, sizeof line, "in/%s: %s\n", name, copy);
+		jobs_set_error(input, text);
+		scheduler_note_problem(fs, node, text, true);
+		snprintf(line, size, "in/%s: %s\n", jobs_show_name(node, name, sizeof name), text);
 	}
 	pthread_mutex_unlock(&fs->lock);
-	if (!wanted)
+	return wanted;
+}
+
+void outcome_fail(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq, const char *text)
+{
+	struct target target;
+	struct error err;
+	char line[PATH_MAX + 1200];
+	uint64_t id;
+	if (!tell_failure(fs, input_id, seq, text, line, sizeof line))
 		return;
-	int error = find_target(fs, input_id, seq, &target);
+	int error = find_target(fs, input_id, seq, &target, &err);
 	if (!error)
 		error = write_error_file(fs, &id, line, strlen(line));
 	if (!error)
-		error = publish_one(publisher, &target, JOB_OUTPUTS, id, strlen(line), true);
-	if (error && error != ECANCELED)
-		fail_without_file(fs, input_id, seq);
+		error = publish_one(publisher, &target, JOB_OUTPUTS, id, (int64_t)strlen(line), true, &err);
+	if (error)
+		fail_without_file(fs, input_id, seq); /* if it is still wanted */
 }

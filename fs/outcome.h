@@ -12,18 +12,21 @@ struct outcome_files {
 	int fds[JOB_OUTPUTS];	   /* -1: not open */
 };
 
-/* 0 or an errno; on failure nothing is left behind. */
-int outcome_make_files(struct fs *fs, uint32_t outputs, struct outcome_files *files);
+/* Check a job and open what it needs: fds[0] is its picture, to be closed by the caller, then come the files of its results,
+ * which files keeps. 0, or an errno and in err a sentence; then nothing is left behind. */
+int outcome_prepare(
+	struct fs *fs, const struct message_job *job, struct outcome_files *files, int *fds, struct error *err);
 /* Close and remove those that were not published. */
 void outcome_drop_files(struct fs *fs, struct outcome_files *files);
 
-/* Publish what a worker wrote for submission seq of the input; the .glb last. 0, ECANCELED, or a storage error; the
- * files are used up either way. */
+/* Publish what a worker wrote for submission seq of the input; the .glb last. 0, ECANCELED (not wanted any more), or an errno
+ * and in err a sentence on it; the files are used up either way. */
 int outcome_publish(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq,
-	struct outcome_files *files, const uint64_t sizes[JOB_OUTPUTS]);
-/* Publish the results of an equal picture again. ENOENT: they have gone meanwhile, the job has to run. */
-int outcome_publish_again(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq);
-/* Publish an error file. If that is impossible the input is failed without one. */
+	struct outcome_files *files, const uint64_t sizes[JOB_OUTPUTS], struct error *err);
+/* Publish the results of an equal picture again. As above, or EAGAIN: they have gone meanwhile, the job has to run. */
+int outcome_publish_again(
+	struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq, struct error *err);
+/* The input has failed, whatever happens: with an error file in out/ or, where none can be, without. */
 void outcome_fail(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq, const char *text);
 
 #endif

@@ -20,12 +20,14 @@
 extern char **environ;
 
 enum { ANSWER_TIMEOUT_S = 2 }; /* with the worker's 2 s it fits into the 5 s that ending may take */
+enum { LOST_MAX = 8, FOLDER_TRIES = 3 };
 
 struct publisher {
 	struct fs *fs;
 	pid_t pid;
 	int socket; /* -1: no helper */
 	uint64_t device;
+	pid_t lost[LOST_MAX]; /* helpers that were killed and have not ended yet; 0: none */
 	char notice[256];
 };
 
@@ -119,8 +121,7 @@ static bool start_helper(struct publisher *publisher, struct error *err)
 	if (ends[1] == HELPER_FD) /* dup2 onto itself would keep CLOEXEC on some systems */
 		posix_spawn_file_actions_adddup2(&actions, ends[1], HELPER_FD + 1);
 	posix_spawn_file_actions_adddup2(&actions, ends[1] == HELPER_FD ? HELPER_FD + 1 : ends[1], HELPER_FD);
-	if (ends[1] == HELPER_FD)
-		posix_spawn_file_actions_addclose(&actions, HELPER_FD + 1);
+	posix_spawn_file_actions_addclosefrom_np(&actions, HELPER_FD + 1);
 	posix_spawnattr_setsigmask(&attr, &none);
 	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
 	error = posix_spawn(&publisher->pid, "/proc/self/exe", &actions, &attr, argv, environ);
@@ -139,7 +140,23 @@ static bool start_helper(struct publisher *publisher, struct error *err)
 	return true;
 }
 
-/* Never waits for long: a helper that hangs in a call is left to init. */
+void publisher_reap(struct publisher *publisher)
+{
+	for (int i = 0; i < LOST_MAX; i++)
+		if (publisher->lost[i] && waitpid(publisher->lost[i], NULL, WNOHANG) != 0)
+			publisher->lost[i] = 0;
+}
+
+/* One that hangs in the kernel ends when that lets it go. With no place to note it, it stays a zombie until we end. */
+static void note_lost(struct publisher *publisher)
+{
+	int i = 0;
+	while (i < LOST_MAX - 1 && publisher->lost[i])
+		i++;
+	publisher->lost[i] = publisher->pid;
+}
+
+/* Never waits for long. */
 static void end_helper(struct publisher *publisher)
 {
 	if (publisher->socket < 0)
@@ -148,8 +165,11 @@ static void end_helper(struct publisher *publisher)
 	close(publisher->socket);
 	publisher->socket = -1;
 	kill(publisher->pid, SIGKILL);
-	for (int i = 0; i < 100 && waitpid(publisher->pid, NULL, WNOHANG) == 0; i++)
+	pid_t ended = 0;
+	for (int i = 0; i < 100 && (ended = waitpid(publisher->pid, NULL, WNOHANG)) == 0; i++)
 		usleep(2000);
+	if (!ended)
+		note_lost(publisher);
 	publisher->pid = 0;
 }
 
@@ -277,8 +297,11 @@ static int offer(struct publisher *publisher, const struct publish_file *file, c
 {
 	struct fs *fs = publisher->fs;
 	pthread_mutex_lock(&fs->lock);
-	struct tree_node *node =
-		tree_new(&fs->tree, file->node_id, S_IFREG | (file->mode & 0666), file->uid, file->gid, fs_now_ns());
+	bool over =
+		file->output != JOB_OUTPUTS && fs_over_quota(fs, file->size, 1); /* what went wrong is always told */
+	struct tree_node *node = over ? NULL
+				      : tree_new(&fs->tree, file->node_id, S_IFREG | (file->mode & 0666), file->uid,
+						file->gid, fs_now_ns());
 	if (node) {
 		struct publication *p = &fs->publication;
 		*p = (struct publication){.helper_pid = p->helper_pid,
@@ -296,7 +319,7 @@ static int offer(struct publisher *publisher, const struct publish_file *file, c
 		*taken = tree_resolve(&fs->tree, tree_find(&fs->tree, TREE_OUT), file->path) != NULL;
 	}
 	pthread_mutex_unlock(&fs->lock);
-	return node ? 0 : ENOMEM;
+	return node ? 0 : over ? EDQUOT : ENOMEM;
 }
 
 /* Without the helper: watchers see nothing, but the file is there. */
@@ -335,27 +358,42 @@ static void withdraw(struct fs *fs, uint64_t id)
 	pthread_mutex_unlock(&fs->lock);
 }
 
+/* Until the node has its name. ENOENT: a folder has gone meanwhile. */
+static int put_in_place(struct publisher *publisher, const struct publish_file *file, const char *token, bool taken)
+{
+	struct fs *fs = publisher->fs;
+	bool wanted = true;
+	/* The name may come or go while we ask, so each way is tried twice. */
+	for (int i = 0; i < 4 && !bound(fs, file->node_id, &wanted) && wanted; i++, taken = !taken) {
+		int error = ask(publisher, taken ? HELPER_RENAME : HELPER_CREATE, token, "out/%s", file->path);
+		if (error && error != EEXIST && error != ENOENT)
+			break;
+	}
+	if (bound(fs, file->node_id, &wanted))
+		return 0;
+	return wanted ? insert_silently(publisher, file->path) : ECANCELED;
+}
+
 int publisher_publish(struct publisher *publisher, const struct publish_file *file)
 {
 	struct fs *fs = publisher->fs;
 	char token[sizeof fs->publication.token];
-	bool taken = false, wanted = true;
+	bool taken = false;
 	int error = make_folders(publisher, file->path);
+	if (error == ENOENT || error == EEXIST) /* somebody removes and makes folders, too */
+		error = make_folders(publisher, file->path);
 	if (!error)
 		error = offer(publisher, file, token, &taken);
 	if (error) {
 		state_content_remove(&fs->state, file->node_id);
 		return error;
 	}
-	/* The name may come or go while we ask, so each way is tried twice. */
-	for (int i = 0; i < 4 && !bound(fs, file->node_id, &wanted) && wanted; i++, taken = !taken) {
-		error = ask(publisher, taken ? HELPER_RENAME : HELPER_CREATE, token, "out/%s", file->path);
-		if (error && error != EEXIST && error != ENOENT)
-			break;
+	error = put_in_place(publisher, file, token, taken);
+	for (int i = 0; i < FOLDER_TRIES && error == ENOENT; i++) {
+		error = make_folders(publisher, file->path);
+		if (!error)
+			error = put_in_place(publisher, file, token, taken);
 	}
-	if (bound(fs, file->node_id, &wanted))
-		return 0;
-	error = wanted ? insert_silently(publisher, file->path) : ECANCELED;
 	if (error)
 		withdraw(fs, file->node_id);
 	return error;

@@ -38,13 +38,15 @@ struct publish_file {
 	bool last;
 };
 
-/* Publish; when the helper can't, the file is inserted silently. ECANCELED: not wanted any more. Other errors: storage.
- * In both cases the content is removed. */
+/* Publish; when the helper can't, the file is inserted silently. ECANCELED: not wanted any more; another errno: why it has no
+ * place (EISDIR, ENOTDIR) or the system refused it. Then the content is removed. */
 int publisher_publish(struct publisher *publisher, const struct publish_file *file);
 /* Remove a file of out/ so that watchers see it; nothing if it isn't there. */
 void publisher_unlink(struct publisher *publisher, const char *path);
 /* Wake those who watch `status`. */
 void publisher_touch_status(struct publisher *publisher);
+/* Helpers that did not end at once when they were replaced: from time to time. */
+void publisher_reap(struct publisher *publisher);
 /* One line when results can't be announced; "" otherwise. */
 const char *publisher_notice(const struct publisher *publisher);
 

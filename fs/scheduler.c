@@ -1,9 +1,10 @@
 /* scheduler.c - the scheduler thread. See scheduler.h.
  *
  * A poll loop over the workers' links, the model watch and an eventfd by which other threads wake it. Each turn: publish
- * outcomes that need no worker, give each free worker its next job, tell those who watch status. */
+ * some of the outcomes that need no worker, give each free worker its next job, tell those who watch status. */
 #include "scheduler.h"
 
+#include "contents.h"
 #include "model_watch.h"
 #include "outcome.h"
 #include "record.h"
@@ -11,8 +12,6 @@
 #include "workers.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -21,12 +20,10 @@
 #include <unistd.h>
 
 #define S INT64_C(1000000000)
-enum {
-	STORAGE_TRIES = 3,
-	MAX_PROBLEMS =
-		sizeof((struct scheduler_report *)0)->problems / sizeof((struct scheduler_report *)0)->problems[0]
-};
-static const int64_t STATUS_NS = 1 * S, MODEL_QUIET_NS = 2 * S, STORAGE_WAIT_NS = 5 * S, STOP_NS = 5 * S / 2;
+#define MS INT64_C(1000000)
+enum { STORAGE_TRIES = 3 };
+static const int64_t STATUS_NS = 1 * S, MODEL_QUIET_NS = 2 * S, RETRY_NS = 5 * S, STOP_NS = 5 * S / 2,
+		     OUTCOMES_NS = 20 * MS;
 
 struct scheduler {
 	struct fs *fs;
@@ -36,21 +33,14 @@ struct scheduler {
 	atomic_bool woken, stop;
 	void (*mounted)(void *user, const struct error *failure);
 	void *mounted_user;
-
-	pthread_mutex_t lock;		/* last in the lock order */
-	struct scheduler_report report; /* lock; running_s, retry_s and notice are filled in by scheduler_report */
-	struct {
-		int64_t started_ns[2]; /* its jobs */
-		bool cancel[2];	       /* they are to be cancelled */
-		int64_t retry_ns;      /* when the worker is started again */
-	} more[WORKERS_MAX];	       /* lock; as report.workers */
-	char notice[512];	       /* lock */
+	struct board board;
 
 	/* The thread's own. */
 	struct publisher *publisher;
 	struct workers workers;
 	int watch_fd;
-	int64_t model_changed_ns, paused_until_ns, status_told_ns;
+	int64_t model_changed_ns, status_told_ns;
+	int64_t retry_ns; /* when the first of the jobs that a worker would have may run again; INT64_MAX: none */
 	bool status_changed;
 };
 
@@ -63,77 +53,32 @@ void scheduler_wake(struct fs *fs)
 
 void scheduler_cancel(struct fs *fs, uint64_t input_id)
 {
-	struct scheduler *s = fs->scheduler;
-	if (!s)
+	if (!fs->scheduler)
 		return;
-	pthread_mutex_lock(&s->lock);
-	for (int i = 0; i < 2 * s->report.n_workers; i++)
-		if (s->report.workers[i / 2].jobs[i % 2].input == input_id)
-			s->more[i / 2].cancel[i % 2] = true;
-	pthread_mutex_unlock(&s->lock);
+	board_ask_cancel(&fs->scheduler->board, input_id);
 	scheduler_wake(fs);
 }
 
 bool scheduler_is_idle(struct fs *fs)
 {
-	struct scheduler *s = fs->scheduler;
-	bool idle = false;
-	if (!s || fs->jobs.queue.n > 0)
-		return false;
-	pthread_mutex_lock(&s->lock);
-	for (int i = 0; i < s->report.n_workers; i++) {
-		const struct scheduler_worker *w = &s->report.workers[i];
-		idle |= !w->stands_by && w->worker.state == WORKER_READY && !w->jobs[0].input;
-	}
-	pthread_mutex_unlock(&s->lock);
-	return idle;
+	return fs->scheduler && fs->jobs.queue.n == 0 && board_has_idle_worker(&fs->scheduler->board);
 }
 
 void scheduler_report(struct fs *fs, struct scheduler_report *report)
 {
-	struct scheduler *s = fs->scheduler;
-	if (!s) {
+	if (fs->scheduler)
+		board_read(&fs->scheduler->board, report);
+	else
 		*report = (struct scheduler_report){.n_workers = 1};
-		return;
-	}
-	pthread_mutex_lock(&s->lock);
-	const int64_t now = fs_monotonic_ns();
-	memcpy(report, &s->report, offsetof(struct scheduler_report, workers));
-	for (int i = 0; i < s->report.n_workers; i++) {
-		struct scheduler_worker *worker = &report->workers[i];
-		*worker = s->report.workers[i];
-		if (s->more[i].retry_ns > now)
-			worker->worker.retry_s = (int)((s->more[i].retry_ns - now) / S);
-		for (int k = 0; k < 2; k++)
-			worker->jobs[k].running_s =
-				worker->jobs[k].input ? (double)(now - s->more[i].started_ns[k]) / 1e9 : 0;
-	}
-	memcpy(report->notice, s->notice, sizeof report->notice);
-	pthread_mutex_unlock(&s->lock);
 }
 
-void scheduler_note_problem(struct fs *fs, const char *name, const char *text)
+void scheduler_note_problem(struct fs *fs, const struct tree_node *node, const char *text, bool until_made)
 {
-	struct scheduler *s = fs->scheduler;
-	fs_log("in/%s: %s", name, text);
-	if (!s)
-		return;
-	pthread_mutex_lock(&s->lock);
-	struct scheduler_report *r = &s->report;
-	memmove(&r->problems[1], &r->problems[0], sizeof r->problems - sizeof r->problems[0]);
-	snprintf(r->problems[0].name, sizeof r->problems[0].name, "in/%s", name);
-	snprintf(r->problems[0].text, sizeof r->problems[0].text, "%s", text);
-	r->problems[0].when = time(NULL);
-	if (r->n_problems < MAX_PROBLEMS)
-		r->n_problems++;
-	pthread_mutex_unlock(&s->lock);
-}
-
-static void set_notice(struct scheduler *s, const char *text)
-{
-	pthread_mutex_lock(&s->lock);
-	snprintf(s->notice, sizeof s->notice, "%.*s", (int)sizeof s->notice - 1, text);
-	pthread_mutex_unlock(&s->lock);
+	char name[sizeof((struct scheduler_problem *)0)->name] = "in/";
+	jobs_show_name(node, name + 3, sizeof name - 3);
+	fs_log("%s: %s", name, text);
+	if (fs->scheduler)
+		board_add_problem(&fs->scheduler->board, until_made && node ? node->id : 0, name, text);
 }
 
 /* ---- What the worker tells; all on the scheduler thread. ---- */
@@ -147,28 +92,17 @@ static void on_changed(void *user)
 {
 	const struct worker_slot *slot = user;
 	struct scheduler *s = slot->scheduler;
-	int i = index_of(slot);
 	if (!slot->link)
 		return; /* being made */
-	pthread_mutex_lock(&s->lock);
-	struct scheduler_worker *worker = &s->report.workers[i];
-	if (i >= s->report.n_workers)
-		s->report.n_workers = i + 1;
-	worker->stands_by = slot->stands_by;
-	worker->worker = *worker_link_report(slot->link);
-	s->more[i].retry_ns = fs_monotonic_ns() + worker->worker.retry_s * S;
-	pthread_mutex_unlock(&s->lock);
+	board_set_worker(&s->board, index_of(slot), worker_link_report(slot->link), slot->stands_by);
 	s->status_changed = true;
 }
 
 static void on_progress(void *user, const struct message_progress *progress)
 {
 	const struct worker_slot *slot = user;
-	struct scheduler *s = slot->scheduler;
-	pthread_mutex_lock(&s->lock);
-	s->report.workers[index_of(slot)].jobs[progress->id != slot->running.input].progress = *progress;
-	pthread_mutex_unlock(&s->lock);
-	s->status_changed = true;
+	board_set_progress(&slot->scheduler->board, index_of(slot), progress->id != slot->running.input, progress);
+	slot->scheduler->status_changed = true;
 }
 
 static void on_done(void *user, const struct worker_done *done)
@@ -187,22 +121,13 @@ static void handle_outcome(struct worker_slot *slot, struct worker_task *task);
 static void on_freed(void *user, uint64_t id)
 {
 	struct worker_slot *slot = user;
-	struct scheduler *s = slot->scheduler;
-	int i = index_of(slot);
 	(void)id; /* the running one */
 	if (slot->finishing.finished)
 		handle_outcome(slot, &slot->finishing);
 	slot->finishing = slot->running;
 	slot->running = (struct worker_task){0};
-	pthread_mutex_lock(&s->lock);
-	struct scheduler_job *jobs = s->report.workers[i].jobs;
-	jobs[1] = jobs[0];
-	jobs[0] = (struct scheduler_job){0};
-	s->more[i].started_ns[1] = s->more[i].started_ns[0];
-	s->more[i].cancel[1] = s->more[i].cancel[0];
-	s->more[i].cancel[0] = false;
-	pthread_mutex_unlock(&s->lock);
-	s->status_changed = true;
+	board_move_job(&slot->scheduler->board, index_of(slot));
+	slot->scheduler->status_changed = true;
 }
 
 /* ---- One job. ---- */
@@ -210,27 +135,34 @@ static void on_freed(void *user, uint64_t id)
 /* Note which job a task of the slot is; input 0: none any more. */
 static void set_task(struct worker_slot *slot, struct worker_task *task, uint64_t input, uint64_t seq)
 {
-	struct scheduler *s = slot->scheduler;
-	int i = index_of(slot), k = task == &slot->finishing;
 	task->input = input;
 	task->seq = seq;
-	pthread_mutex_lock(&s->lock);
-	s->report.workers[i].jobs[k] = (struct scheduler_job){.input = input, .progress.eta_s = -1};
-	s->more[i].started_ns[k] = fs_monotonic_ns();
-	s->more[i].cancel[k] = false;
-	pthread_mutex_unlock(&s->lock);
+	board_set_job(&slot->scheduler->board, index_of(slot), task == &slot->finishing, input);
 }
 
-/* Change an input that is still at this submission, and journal it. */
-static void update(struct scheduler *s, uint64_t id, uint64_t seq, enum input_state state, bool death, bool storage)
+/* When to look at the queue again, whatever else happens. */
+static void note_retry(struct scheduler *s, const struct input *input)
+{
+	if (input->retry_ns && input->retry_ns < s->retry_ns)
+		s->retry_ns = input->retry_ns;
+}
+
+/* Back into the queue, if it is still at this submission, not to be run before wait_ns have passed. What it is counted for: */
+struct trouble {
+	bool death, storage;
+};
+
+static void requeue(struct scheduler *s, uint64_t id, uint64_t seq, struct trouble trouble, int64_t wait_ns)
 {
 	struct fs *fs = s->fs;
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, id);
 	if (jobs_wants(input, seq)) {
-		input->deaths += death;
-		input->storage_tries += storage;
-		jobs_set_state(&fs->jobs, input, state, false);
+		input->deaths += trouble.death;
+		input->storage_tries += trouble.storage;
+		input->retry_ns = wait_ns ? fs_monotonic_ns() + wait_ns : 0;
+		note_retry(s, input);
+		jobs_set_state(&fs->jobs, input, INPUT_QUEUED, false);
 		record_input(fs_change(fs), input);
 		fs_commit(fs, true);
 	}
@@ -246,20 +178,27 @@ static void counts(struct fs *fs, uint64_t id, int *deaths, int *storage_tries)
 	pthread_mutex_unlock(&fs->lock);
 }
 
-/* A full disk may be emptied: try again a few times, then say so, because scripts wait. */
-static void handle_storage(struct scheduler *s, uint64_t id, uint64_t seq, const char *why)
+/* The system refused something that the input's job or its results need. A full disk may be emptied: a few tries, then say so,
+ * because scripts wait. What the daemon itself is short of comes back. Anything else is how it is with this input. */
+static void handle_refusal(struct scheduler *s, uint64_t id, uint64_t seq, int error, const char *why)
 {
 	int deaths, tries;
-	char text[1200];
 	counts(s->fs, id, &deaths, &tries);
-	snprintf(text, sizeof text, "the state directory cannot take the result: %s", why);
-	if (tries + 1 >= STORAGE_TRIES) {
-		outcome_fail(s->fs, s->publisher, id, seq, text);
+	bool storage = error == ENOSPC || error == EDQUOT || error == EIO;
+	bool shortage = error == EMFILE || error == ENFILE || error == ENOMEM;
+	if (!shortage && !(storage && tries + 1 < STORAGE_TRIES)) {
+		outcome_fail(s->fs, s->publisher, id, seq, why);
 		return;
 	}
-	set_notice(s, text);
-	update(s, id, seq, INPUT_QUEUED, false, true);
-	s->paused_until_ns = fs_monotonic_ns() + STORAGE_WAIT_NS;
+	board_set_notice(&s->board, why);
+	requeue(s, id, seq, (struct trouble){.storage = storage}, RETRY_NS);
+}
+
+static void handle_storage(struct scheduler *s, uint64_t id, uint64_t seq, const char *why)
+{
+	char text[1200];
+	snprintf(text, sizeof text, "the state directory cannot take the result: %s", why);
+	handle_refusal(s, id, seq, ENOSPC, text);
 }
 
 static void handle_death(struct scheduler *s, uint64_t id, uint64_t seq, const char *why)
@@ -268,7 +207,7 @@ static void handle_death(struct scheduler *s, uint64_t id, uint64_t seq, const c
 	char text[1200];
 	counts(s->fs, id, &deaths, &tries);
 	if (deaths + 1 < JOBS_POISON) {
-		update(s, id, seq, INPUT_QUEUED, true, false);
+		requeue(s, id, seq, (struct trouble){.death = true}, 0);
 		return;
 	}
 	snprintf(text, sizeof text, "given up after it ended the worker %d times: %s", JOBS_POISON, why);
@@ -280,23 +219,23 @@ static void handle_device(
 	struct scheduler *s, const struct worker_slot *slot, const struct worker_task *task, uint64_t id, uint64_t seq)
 {
 	struct fs *fs = s->fs;
-	char text[1300], path[PATH_MAX] = "", device[24];
+	char text[1300], device[24];
 	bool again = true;
 	int failures = 0;
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, id);
 	const struct tree_node *node = tree_find(&fs->tree, id);
-	if (jobs_wants(input, seq) && node && tree_path(node, path, sizeof path)) {
+	if (jobs_wants(input, seq)) {
 		again = workers_note_failure(&s->workers, slot, input);
 		failures = input->device_failures;
 		snprintf(text, sizeof text, "%s failed and the job is done again%s: %s", worker_slot_name(slot, device),
 			failures > 1 ? " elsewhere" : "", task->text);
 		if (again)
-			scheduler_note_problem(fs, path, text);
+			scheduler_note_problem(fs, node, text, false);
 	}
 	pthread_mutex_unlock(&fs->lock);
 	if (again) {
-		update(s, id, seq, INPUT_QUEUED, false, false);
+		requeue(s, id, seq, (struct trouble){0}, 0);
 		return;
 	}
 	snprintf(text, sizeof text, "given up after the device failed %d times: %s", failures, task->text);
@@ -305,26 +244,24 @@ static void handle_device(
 
 static void handle_done(struct scheduler *s, struct worker_task *task, uint64_t id, uint64_t seq)
 {
-	int error = outcome_publish(s->fs, s->publisher, id, seq, &task->files, task->result.sizes);
+	struct error err;
+	int error = outcome_publish(s->fs, s->publisher, id, seq, &task->files, task->result.sizes, &err);
 	if (error == ECANCELED)
 		return;
 	if (error) {
-		handle_storage(s, id, seq, strerror(error));
+		handle_refusal(s, id, seq, error, err.text);
 		return;
 	}
-	pthread_mutex_lock(&s->lock);
-	s->report.last_s = task->result.seconds;
-	memcpy(s->report.cutout, task->result.cutout, sizeof s->report.cutout);
-	pthread_mutex_unlock(&s->lock);
-	set_notice(s, publisher_notice(s->publisher));
+	board_forget_problems(&s->board, id);
+	board_set_result(&s->board, &task->result);
+	board_set_notice(&s->board, publisher_notice(s->publisher));
 }
 
+/* Until it has been handled the job is one of those that run: nobody is to think that it has gone. */
 static void handle_outcome(struct worker_slot *slot, struct worker_task *task)
 {
 	struct scheduler *s = slot->scheduler;
 	uint64_t id = task->input, seq = task->seq;
-	task->finished = false;
-	set_task(slot, task, 0, 0);
 	if (task->outcome != WORKER_DONE)
 		outcome_drop_files(s->fs, &task->files);
 	if (task->outcome == WORKER_DONE)
@@ -338,7 +275,9 @@ static void handle_outcome(struct worker_slot *slot, struct worker_task *task)
 	else if (worker_outcome_counts(task->outcome))
 		handle_death(s, id, seq, task->text);
 	else /* lost, or cancelled: if it is still wanted it runs again */
-		update(s, id, seq, INPUT_QUEUED, false, false);
+		requeue(s, id, seq, (struct trouble){0}, 0);
+	task->finished = false;
+	set_task(slot, task, 0, 0);
 }
 
 /* Its picture has not settled yet. Ingest confirms it or withdraws it, and wakes us. */
@@ -376,26 +315,47 @@ static bool is_suspect(const struct input *input)
 static bool may_run(void *user, const struct input *input)
 {
 	const struct worker_slot *slot = user;
-	return slot->finishing.input != input->id && /* it was written again */
-	       workers_may_run(&slot->scheduler->workers, slot, input);
+	struct scheduler *s = slot->scheduler;
+	if (slot->finishing.input == input->id || /* it was written again */
+		!workers_may_run(&s->workers, slot, input))
+		return false;
+	if (!input->retry_ns || input->retry_ns <= fs_monotonic_ns())
+		return true;
+	note_retry(s, input);
+	return false;
 }
 
-/* Take the next input that this worker may run and describe its job; the input is RUNNING then. */
+/* The next input that this worker may run, or NULL. Its content has been looked at: it may have been written before the start. */
+static struct input *next_input(struct worker_slot *slot)
+{
+	struct fs *fs = slot->scheduler->fs;
+	for (;;) {
+		uint32_t last_uid = fs->jobs.last_uid;
+		struct input *input = jobs_next(&fs->jobs, may_run, slot);
+		const struct tree_node *node = input ? tree_find(&fs->tree, input->id) : NULL;
+		bool unseen = node && node->unseen;
+		if (input && !unseen && !(slot->finishing.input && (slot->finishing.alone || is_suspect(input))))
+			return input;
+		fs->jobs.last_uid = last_uid; /* it keeps its turn, until that one has ended */
+		if (!unseen)
+			return NULL;
+		uint64_t id = node->id;
+		pthread_mutex_unlock(&fs->lock);
+		contents_look(fs, id);
+		pthread_mutex_lock(&fs->lock);
+	}
+}
+
+/* Take it and describe its job; the input is RUNNING then. */
 static bool take_next(struct worker_slot *slot, struct message_job *job, uint64_t *seq, bool *suspect)
 {
 	struct fs *fs = slot->scheduler->fs;
-	char path[PATH_MAX];
 	pthread_mutex_lock(&fs->lock);
-	uint32_t last_uid = fs->jobs.last_uid;
-	struct input *input = jobs_next(&fs->jobs, may_run, slot);
-	if (input && slot->finishing.input && (slot->finishing.alone || is_suspect(input))) {
-		fs->jobs.last_uid = last_uid; /* it keeps its turn, until that one has ended */
-		input = NULL;
-	}
+	struct input *input = next_input(slot);
 	const struct tree_node *node = input ? tree_find(&fs->tree, input->id) : NULL;
 	if (node) {
 		*job = (struct message_job){.id = input->id, .options = input->options};
-		MESSAGE_STRING(job->name, tree_path(node, path, sizeof path) ? path : node->name);
+		jobs_show_name(node, job->name, sizeof job->name);
 		*seq = input->seq;
 		*suspect = is_suspect(input);
 		set_task(slot, &slot->running, input->id, input->seq); /* under the lock: a cancel has to find it */
@@ -410,60 +370,84 @@ static bool take_next(struct worker_slot *slot, struct message_job *job, uint64_
 static void start_job(struct worker_slot *slot)
 {
 	struct scheduler *s = slot->scheduler;
-	struct message_job job;
-	struct error err = {""};
-	uint64_t seq;
 	struct worker_task *task = &slot->running;
-	int fds[PROTOCOL_MAX_FDS], n = 0;
+	struct message_job job;
+	struct error err;
+	uint64_t seq;
+	int fds[PROTOCOL_MAX_FDS];
 	if (!take_next(slot, &job, &seq, &task->alone))
 		return;
-	int error = outcome_make_files(s->fs, job.options.outputs, &task->files);
+	s->status_changed = true;
+	int error = outcome_prepare(s->fs, &job, &task->files, fds, &err);
 	if (error) {
+		handle_refusal(s, job.id, seq, error, err.text);
 		set_task(slot, task, 0, 0);
-		handle_storage(s, job.id, seq, strerror(error));
 		return;
 	}
-	fds[n++] = state_content_open(&s->fs->state, job.id, O_RDONLY);
-	for (int i = 0; i < JOB_OUTPUTS; i++)
-		if (task->files.ids[i])
-			fds[n++] = task->files.fds[i];
-	bool ok = fds[0] >= 0 && worker_link_submit(slot->link, &job, fds, &err);
-	if (fds[0] >= 0)
-		close(fds[0]);
-	s->status_changed = true;
-	if (ok)
+	bool given = worker_link_submit(slot->link, &job, fds, &err);
+	close(fds[0]);
+	if (given)
 		return;
-	if (err.text[0])
-		fs_log("cannot give in/%s to the worker: %s", job.name, err.text);
-	set_task(slot, task, 0, 0);
+	fs_log("cannot give in/%s to the worker: %s", job.name, err.text); /* it is dying, or descriptors are short */
 	outcome_drop_files(s->fs, &task->files);
-	update(s, job.id, seq, INPUT_QUEUED, false, false);
-	s->paused_until_ns = fs_monotonic_ns() + S / 2;
+	requeue(s, job.id, seq, (struct trouble){0}, S / 2);
+	set_task(slot, task, 0, 0);
 }
 
 /* ---- The loop. ---- */
 
-/* Inputs that failed before they became jobs, and those whose results exist already. */
-static void publish_outcomes(struct scheduler *s)
+static void publish_outcome(struct scheduler *s, uint64_t id)
 {
 	struct fs *fs = s->fs;
-	while (!s->stop) {
-		pthread_mutex_lock(&fs->lock);
-		const struct input *input = fs->jobs.outcomes.first;
-		uint64_t id = input ? input->id : 0, seq = input ? input->seq : 0;
-		bool failed = input && input->state == INPUT_FAILED;
-		char text[1024];
-		snprintf(text, sizeof text, "%s", input && input->error ? input->error : "failed");
-		pthread_mutex_unlock(&fs->lock);
-		if (!id)
-			return;
-		s->status_changed = true;
-		int error = 0;
-		if (failed)
-			outcome_fail(fs, s->publisher, id, seq, text);
-		else if ((error = outcome_publish_again(fs, s->publisher, id, seq)) != 0)
-			update(s, id, seq, INPUT_QUEUED, false, false); /* then it has to run */
+	struct error err;
+	char text[1024];
+	contents_look(fs, id);
+	pthread_mutex_lock(&fs->lock);
+	const struct input *input = jobs_find(&fs->jobs, id);
+	bool waits = input && input->unpublished, failed = waits && input->state == INPUT_FAILED;
+	uint64_t seq = waits ? input->seq : 0;
+	if (waits)
+		fs->jobs.last_outcome_uid = input->uid;
+	snprintf(text, sizeof text, "%s", waits && input->error ? input->error : "failed");
+	pthread_mutex_unlock(&fs->lock);
+	if (!waits)
+		return;
+	if (failed) {
+		outcome_fail(fs, s->publisher, id, seq, text);
+		return;
 	}
+	int error = outcome_publish_again(fs, s->publisher, id, seq, &err);
+	if (!error)
+		board_forget_problems(&s->board, id);
+	else if (error == EAGAIN || error == ECANCELED)
+		requeue(s, id, seq, (struct trouble){0}, 0); /* then it has to run, if it is still wanted */
+	else
+		handle_refusal(s, id, seq, error, err.text);
+}
+
+/* Inputs that failed before they became jobs, and those whose results exist already: some of them, by turns, so that thousands
+ * hold up neither workers nor other users. False: none is left. */
+static bool publish_outcomes(struct scheduler *s)
+{
+	struct fs *fs = s->fs;
+	struct input *turns[JOBS_TURNS_MAX];
+	uint64_t ids[JOBS_TURNS_MAX];
+	int64_t until = fs_monotonic_ns() + OUTCOMES_NS;
+	pthread_mutex_lock(&fs->lock);
+	size_t n = jobs_outcome_turns(&fs->jobs, turns);
+	for (size_t i = 0; i < n; i++)
+		ids[i] = turns[i]->id;
+	pthread_mutex_unlock(&fs->lock);
+	for (size_t i = 0; i < n && !s->stop && (i == 0 || fs_monotonic_ns() < until); i++) {
+		board_set_publishing(&s->board, ids[i]);
+		publish_outcome(s, ids[i]);
+	}
+	board_set_publishing(&s->board, 0);
+	s->status_changed |= n > 0;
+	pthread_mutex_lock(&fs->lock);
+	bool left = fs->jobs.outcomes.n > 0;
+	pthread_mutex_unlock(&fs->lock);
+	return left;
 }
 
 /* Whether there is work; and there are workers for it then. */
@@ -482,14 +466,9 @@ static void cancel_if_asked(struct scheduler *s)
 	for (int i = 0; i < s->workers.n; i++) {
 		struct worker_slot *slot = &s->workers.slots[i];
 		const struct worker_task *tasks[] = {&slot->running, &slot->finishing};
-		for (int k = 0; k < 2; k++) {
-			pthread_mutex_lock(&s->lock);
-			bool cancel = s->more[i].cancel[k];
-			s->more[i].cancel[k] = false;
-			pthread_mutex_unlock(&s->lock);
-			if (cancel && tasks[k]->input)
+		for (int k = 0; k < 2; k++)
+			if (board_take_cancel(&s->board, i, k) && tasks[k]->input)
 				worker_link_cancel(slot->link, tasks[k]->input);
-		}
 	}
 }
 
@@ -511,14 +490,15 @@ static int next_timeout(const struct scheduler *s, int64_t now)
 		at = s->status_told_ns + STATUS_NS;
 	if (s->model_changed_ns && s->model_changed_ns + MODEL_QUIET_NS < at)
 		at = s->model_changed_ns + MODEL_QUIET_NS;
-	if (s->paused_until_ns > now && s->paused_until_ns < at)
-		at = s->paused_until_ns;
+	if (s->retry_ns < at)
+		at = s->retry_ns;
 	if (at == INT64_MAX)
 		return -1;
 	return at <= now ? 0 : (int)((at - now) / 1000000) + 1;
 }
 
-static void turn(struct scheduler *s)
+/* True: there is more to do at once. */
+static bool turn(struct scheduler *s)
 {
 	int64_t now = fs_monotonic_ns();
 	if (s->model_changed_ns && now - s->model_changed_ns >= MODEL_QUIET_NS) {
@@ -526,9 +506,10 @@ static void turn(struct scheduler *s)
 		for (int i = 0; i < s->workers.n; i++)
 			worker_link_retry(s->workers.slots[i].link);
 	}
+	publisher_reap(s->publisher);
 	cancel_if_asked(s);
-	publish_outcomes(s);
-	bool waits = now >= s->paused_until_ns && work_waits(s);
+	bool more = publish_outcomes(s), waits = work_waits(s);
+	s->retry_ns = INT64_MAX;
 	for (int i = 0; waits && i < s->workers.n; i++) {
 		struct worker_slot *slot = &s->workers.slots[i];
 		if (!slot->running.input && worker_link_report(slot->link)->state == WORKER_READY &&
@@ -536,14 +517,14 @@ static void turn(struct scheduler *s)
 			start_job(slot);
 	}
 	tell_status(s, fs_monotonic_ns());
+	return more;
 }
 
-static void wait_for_events(struct scheduler *s)
+static void wait_for_events(struct scheduler *s, bool more)
 {
 	struct pollfd fds[2 + WORKERS_MAX] = {
 		{.fd = s->wake_fd, .events = POLLIN}, {.fd = s->watch_fd, .events = POLLIN}};
 	eventfd_t value;
-	bool more = false; /* handled at once */
 	int n = s->workers.n;
 	for (int i = 0; i < n; i++) {
 		fds[2 + i] = (struct pollfd){.fd = worker_link_fd(s->workers.slots[i].link), .events = POLLIN};
@@ -563,28 +544,6 @@ static void wait_for_events(struct scheduler *s)
 		s->model_changed_ns = fs_monotonic_ns();
 }
 
-/* The workers get their 2 s to end; a running job stays RUNNING in the journal and is queued again at the next start. */
-static void stop_workers(struct scheduler *s)
-{
-	struct workers *w = &s->workers;
-	int64_t until = fs_monotonic_ns() + STOP_NS;
-	for (int i = 0; i < w->n; i++)
-		worker_link_stop(w->slots[i].link);
-	for (int i = 0; i < w->n; i++) {
-		struct worker_link *link = w->slots[i].link;
-		while (worker_link_report(link)->state != WORKER_STOPPED && fs_monotonic_ns() < until) {
-			struct pollfd fd = {.fd = worker_link_fd(link), .events = POLLIN};
-			if (poll(&fd, 1, 100) > 0)
-				worker_link_handle(link);
-		}
-	}
-	for (int i = 0; i < w->n; i++) {
-		outcome_drop_files(s->fs, &w->slots[i].running.files);
-		outcome_drop_files(s->fs, &w->slots[i].finishing.files);
-	}
-	workers_finish(w);
-}
-
 static void *run(void *user)
 {
 	struct scheduler *s = user;
@@ -594,11 +553,11 @@ static void *run(void *user)
 	worker_link_start(s->workers.slots[0].link);
 	while (!atomic_load(&s->stop)) {
 		handle_outcomes(s);
-		turn(s);
+		bool more = turn(s);
 		if (!atomic_load(&s->stop))
-			wait_for_events(s);
+			wait_for_events(s, more);
 	}
-	stop_workers(s);
+	workers_stop(&s->workers, s->fs, STOP_NS);
 	return NULL;
 }
 
@@ -610,7 +569,8 @@ bool scheduler_create(struct fs *fs, struct error *err)
 	if (!s)
 		return error_set(err, "out of memory");
 	s->fs = fs;
-	pthread_mutex_init(&s->lock, NULL);
+	board_init(&s->board);
+	s->retry_ns = INT64_MAX;
 	s->watch_fd = model_watch_open(fs->options->model);
 	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	fs->scheduler = s;
@@ -618,7 +578,6 @@ bool scheduler_create(struct fs *fs, struct error *err)
 		return error_set(err, "cannot make an eventfd: %s", strerror(errno));
 	const struct worker_events events = {
 		.changed = on_changed, .progress = on_progress, .freed = on_freed, .done = on_done};
-	s->report.n_workers = 1;
 	s->publisher = workers_init(&s->workers, fs->options, &events, s, err) ? publisher_create(fs, err) : NULL;
 	return s->publisher != NULL;
 }
@@ -654,6 +613,6 @@ void scheduler_stop(struct fs *fs)
 		close(s->watch_fd);
 	if (s->wake_fd >= 0)
 		close(s->wake_fd);
-	pthread_mutex_destroy(&s->lock);
+	board_finish(&s->board);
 	free(s);
 }

@@ -3,9 +3,8 @@
 #ifndef SCHEDULER_H
 #define SCHEDULER_H
 
+#include "board.h"
 #include "fs.h"
-#include "status_text.h"
-#include "workers.h"
 
 /* The helper is started before the mount, the thread after it. */
 bool scheduler_create(struct fs *fs, struct error *err);
@@ -21,35 +20,10 @@ void scheduler_cancel(struct fs *fs, uint64_t input_id);
 /* Nothing waits and a worker has nothing on its device: a job would start at once. Needs fs->lock. */
 bool scheduler_is_idle(struct fs *fs);
 
-/* A job of a worker. */
-struct scheduler_job {
-	uint64_t input; /* 0: none */
-	struct message_progress progress;
-	double running_s;
-};
-
-struct scheduler_worker {
-	struct worker_report worker;
-	bool stands_by;
-	struct scheduler_job jobs[2]; /* on the device; being finished */
-};
-
-/* What status says of workers, jobs and errors; strings live in the copy. */
-struct scheduler_report {
-	char cutout[16];
-	double last_s;
-	struct {
-		char name[300], text[300];
-		time_t when;
-	} problems[10];
-	int n_problems;
-	char notice[512];
-	int n_workers; /* at least 1 */
-	struct scheduler_worker workers[WORKERS_MAX];
-};
 void scheduler_report(struct fs *fs, struct scheduler_report *report);
 
-/* Called with fs->lock held when an input failed before it became a job. */
-void scheduler_note_problem(struct fs *fs, const char *name, const char *text);
+/* An input has failed, or was in trouble: for the log and status. until_made: status forgets it when the input becomes a mesh.
+ * Needs fs->lock. */
+void scheduler_note_problem(struct fs *fs, const struct tree_node *node, const char *text, bool until_made);
 
 #endif

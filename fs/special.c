@@ -48,11 +48,12 @@ struct snapshot {
 struct special {
 	uint64_t id;
 	struct snapshot *snapshot; /* status, status.json */
-	struct bytes text;	   /* config: this handle's own */
-	bool writer, written, refused;
-	void *waiter;	      /* fs->lock */
-	struct special *next; /* fs->lock: those that wait */
-	uint64_t version;     /* of the state when it was opened */
+	struct bytes text;	   /* config: this handle's own; fs->lock */
+	bool writer;
+	bool written, refused; /* fs->lock */
+	void *waiter;	       /* fs->lock */
+	struct special *next;  /* fs->lock: those that wait */
+	uint64_t version;      /* of the state when it was opened */
 };
 
 struct special_files {
@@ -60,7 +61,8 @@ struct special_files {
 	void (*drop)(void *waiter);
 	struct snapshot *current[2]; /* fs->lock: of status and status.json */
 	int64_t made_ns;	     /* fs->lock */
-	bool silent;		     /* fs->lock */
+	pthread_mutex_t notifying;   /* goes before fs->lock; held while waiters are notified, never by a FUSE thread */
+	bool silent;		     /* notifying */
 	uint64_t version;	     /* fs->lock: counts special_wake */
 	struct special *waiting;     /* fs->lock */
 	char notice[512];	     /* fs->lock: what was wrong with the last config */
@@ -100,7 +102,6 @@ static void fill_problems(
 static void fill_workers(struct fs *fs, const struct scheduler_report *report, struct status_snapshot *s,
 	struct status_worker *workers, struct status_job *jobs, char names[][NAME_ROOM])
 {
-	char path[PATH_MAX];
 	for (int i = 0; i < report->n_workers; i++) {
 		const struct scheduler_worker *w = &report->workers[i];
 		if (w->stands_by && w->worker.state == WORKER_STOPPED)
@@ -111,9 +112,10 @@ static void fill_workers(struct fs *fs, const struct scheduler_report *report, s
 			const struct scheduler_job *job = &w->jobs[k];
 			const struct tree_node *node = job->input ? tree_find(&fs->tree, job->input) : NULL;
 			char *name = names[s->n_jobs];
-			if (!node || !tree_path(node, path, sizeof path))
+			if (!node || !node->parent)
 				continue;
-			snprintf(name, NAME_ROOM, "in/%s", path);
+			memcpy(name, "in/", 3);
+			jobs_show_name(node, name + 3, NAME_ROOM - 3);
 			worker->running = name;
 			jobs[s->n_jobs++] = (struct status_job){.name = name,
 				.device = w->worker.status.device,
@@ -128,8 +130,15 @@ static void fill_workers(struct fs *fs, const struct scheduler_report *report, s
 	s->jobs = jobs;
 }
 
-/* Make both texts from one look at the state. */
-static void make_snapshots(struct fs *fs)
+/* Pictures whose outcome needs no worker and is not published to its last file. */
+static long count_publishing(const struct fs *fs, const struct scheduler_report *report)
+{
+	const struct input *now = report->publishing ? jobs_find(&fs->jobs, report->publishing) : NULL;
+	return fs->jobs.outcomes.n + (now && !now->unpublished);
+}
+
+/* Make both texts from one look at the state. state_free: asked for before the lock was taken, since a disk may be slow. */
+static void make_snapshots(struct fs *fs, uint64_t state_free)
 {
 	struct special_files *special = fs->special;
 	struct scheduler_report report;
@@ -147,12 +156,13 @@ static void make_snapshots(struct fs *fs)
 		.model_path = fs->options->model,
 		.queued = fs->jobs.queue.n,
 		.settling = ingest_waiting(fs),
+		.publishing = count_publishing(fs, &report),
 		.last_cutout = report.cutout,
 		.last_s = report.last_s,
 		.done = fs->jobs.n_done,
 		.failed = fs->jobs.n_failed,
 		.state_dir = fs->state.path,
-		.state_free = state_free_bytes(&fs->state),
+		.state_free = state_free,
 		.state_used = (uint64_t)fs_used(fs),
 		.recovery = fs->recovery,
 		.state_max = fs->options->max_bytes,
@@ -173,11 +183,11 @@ static void make_snapshots(struct fs *fs)
 	special->made_ns = fs_monotonic_ns();
 }
 
-static void refresh(struct fs *fs, int max_age_ms)
+static void refresh(struct fs *fs, int max_age_ms, uint64_t state_free)
 {
 	struct special_files *special = fs->special;
 	if (!special->made_ns || fs_monotonic_ns() - special->made_ns >= max_age_ms * INT64_C(1000000))
-		make_snapshots(fs);
+		make_snapshots(fs, state_free);
 }
 
 static bool is_held(const struct special_files *special)
@@ -186,6 +196,11 @@ static bool is_held(const struct special_files *special)
 		if (special->current[i] && special->current[i]->refs > 1)
 			return true;
 	return false;
+}
+
+static bool is_status(uint64_t id)
+{
+	return id == TREE_STATUS || id == TREE_STATUS_JSON;
 }
 
 static size_t render_config(struct fs *fs, char *text)
@@ -203,6 +218,7 @@ bool special_start(struct fs *fs, void (*notify)(void *waiter), void (*drop)(voi
 		return error_set(err, "out of memory");
 	special->notify = notify;
 	special->drop = drop;
+	pthread_mutex_init(&special->notifying, NULL);
 	pthread_mutex_lock(&fs->lock);
 	fs->special = special;
 	tree_find(&fs->tree, TREE_README)->size = sizeof README - 1;
@@ -215,9 +231,9 @@ void special_silence(struct fs *fs)
 {
 	if (!fs->special)
 		return;
-	pthread_mutex_lock(&fs->lock);
+	pthread_mutex_lock(&fs->special->notifying); /* none is on its way any more, and none follows */
 	fs->special->silent = true;
-	pthread_mutex_unlock(&fs->lock);
+	pthread_mutex_unlock(&fs->special->notifying);
 }
 
 void special_stop(struct fs *fs)
@@ -228,6 +244,7 @@ void special_stop(struct fs *fs)
 	fs->special = NULL;
 	unref(special->current[0]);
 	unref(special->current[1]);
+	pthread_mutex_destroy(&special->notifying);
 	free(special);
 }
 
@@ -241,9 +258,10 @@ int special_open(struct fs *fs, uint64_t id, int flags, struct special **out)
 		return ENOMEM;
 	file->id = id;
 	file->writer = writer;
+	uint64_t state_free = is_status(id) ? state_free_bytes(&fs->state) : 0;
 	pthread_mutex_lock(&fs->lock);
-	if (id == TREE_STATUS || id == TREE_STATUS_JSON) {
-		refresh(fs, OPENED_MS);
+	if (is_status(id)) {
+		refresh(fs, OPENED_MS, state_free);
 		file->snapshot = fs->special->current[id - TREE_STATUS];
 		if (file->snapshot)
 			file->snapshot->refs++;
@@ -260,14 +278,16 @@ int special_open(struct fs *fs, uint64_t id, int flags, struct special **out)
 	return 0;
 }
 
-size_t special_read(struct special *file, const char **data, size_t size, off_t at)
+size_t special_read(struct fs *fs, struct special *file, void *data, size_t size, off_t at)
 {
+	pthread_mutex_lock(&fs->lock);
 	const char *text = file->snapshot ? file->snapshot->data : (const char *)file->text.data;
 	size_t len = file->snapshot ? file->snapshot->len : file->text.len;
-	if (at < 0 || (size_t)at >= len)
-		return 0;
-	*data = text + at;
-	return size < len - at ? size : len - at;
+	size_t n = at < 0 || (size_t)at >= len ? 0 : len - at < size ? len - at : size;
+	if (n)
+		memcpy(data, text + at, n);
+	pthread_mutex_unlock(&fs->lock);
+	return n;
 }
 
 static void set_notice(struct special_files *special, const char *why)
@@ -286,19 +306,13 @@ static bool check_lines(struct fs *fs, struct special *file)
 	if (!end || config_parse(&scratch, text, end - text, &err))
 		return true;
 	file->refused = true;
-	pthread_mutex_lock(&fs->lock);
 	set_notice(fs->special, err.text);
-	pthread_mutex_unlock(&fs->lock);
-	scheduler_wake(fs);
 	return false;
 }
 
-ssize_t special_write(struct fs *fs, struct special *file, const void *data, size_t size, off_t at)
+/* Needs fs->lock. */
+static ssize_t write_text(struct fs *fs, struct special *file, const void *data, size_t size, off_t at)
 {
-	if (!file->writer)
-		return -EBADF;
-	if (at < 0 || at + size > CONFIG_WRITE_MAX)
-		return -EFBIG;
 	size_t old = file->text.len;
 	if (old < at + size) {
 		if (!bytes_extend(&file->text, at + size - old))
@@ -312,33 +326,44 @@ ssize_t special_write(struct fs *fs, struct special *file, const void *data, siz
 												: (ssize_t)size;
 }
 
-int special_truncate(struct special *file, off_t size)
+ssize_t special_write(struct fs *fs, struct special *file, const void *data, size_t size, off_t at)
+{
+	if (!file->writer)
+		return -EBADF;
+	if (at < 0 || at + size > CONFIG_WRITE_MAX)
+		return -EFBIG;
+	pthread_mutex_lock(&fs->lock);
+	ssize_t n = write_text(fs, file, data, size, at);
+	pthread_mutex_unlock(&fs->lock);
+	if (n < 0)
+		scheduler_wake(fs); /* status says what is wrong with it */
+	return n;
+}
+
+int special_truncate(struct fs *fs, struct special *file, off_t size)
 {
 	if (!file)
 		return 0; /* `> config` alone: says nothing, changes nothing */
 	if (!file->writer || size < 0 || size > CONFIG_WRITE_MAX)
 		return EINVAL;
+	pthread_mutex_lock(&fs->lock);
 	if ((size_t)size < file->text.len)
 		file->text.len = size;
 	if (size == 0)
 		file->refused = false;
+	pthread_mutex_unlock(&fs->lock);
 	return 0;
 }
 
-/* The text is complete: it holds as a whole, or not at all. */
-int special_flush(struct fs *fs, struct special *file)
+/* Needs fs->lock. */
+static int take_config(struct fs *fs, struct special *file)
 {
 	struct error err = {""};
-	if (!file->written)
-		return 0;
-	if (file->refused)
-		return EINVAL;
-	file->written = false;
-	pthread_mutex_lock(&fs->lock);
+	char text[CONFIG_TEXT_MAX];
 	struct job_options config = fs->config;
+	file->written = false;
 	int error = config_parse(&config, (const char *)file->text.data, file->text.len, &err) ? 0 : EINVAL;
 	if (!error) {
-		char text[CONFIG_TEXT_MAX];
 		record_config(fs_change(fs), &config);
 		error = fs_commit(fs, false);
 		if (!error)
@@ -346,8 +371,18 @@ int special_flush(struct fs *fs, struct special *file)
 		render_config(fs, text);
 	}
 	set_notice(fs->special, !error ? "" : err.text[0] ? err.text : strerror(error));
+	return error;
+}
+
+/* The text is complete: it holds as a whole, or not at all. */
+int special_flush(struct fs *fs, struct special *file)
+{
+	pthread_mutex_lock(&fs->lock);
+	bool taken = file->written && !file->refused;
+	int error = taken ? take_config(fs, file) : file->written ? EINVAL : 0;
 	pthread_mutex_unlock(&fs->lock);
-	scheduler_wake(fs);
+	if (taken)
+		scheduler_wake(fs);
 	return error;
 }
 
@@ -372,9 +407,10 @@ void special_release(struct fs *fs, struct special *file)
 
 int special_getattr(struct fs *fs, uint64_t id, const struct special *file, struct stat *st)
 {
+	uint64_t state_free = is_status(id) ? state_free_bytes(&fs->state) : 0;
 	pthread_mutex_lock(&fs->lock);
-	if (id == TREE_STATUS || id == TREE_STATUS_JSON)
-		refresh(fs, is_held(fs->special) ? HELD_MS : OPENED_MS);
+	if (is_status(id))
+		refresh(fs, is_held(fs->special) ? HELD_MS : OPENED_MS, state_free);
 	const struct tree_node *node = tree_find(&fs->tree, id);
 	names_fill_stat(node, st);
 	if (file)
@@ -399,20 +435,39 @@ void special_poll(struct fs *fs, struct special *file, void *waiter, bool *chang
 		fs->special->drop(old);
 }
 
-void special_wake(struct fs *fs)
+/* Take all waiters off; malloc'd. Without memory for it they wait for the next time. Needs fs->lock. */
+static void **take_waiters(struct special_files *special, size_t *n)
 {
-	if (!fs->special)
-		return;
-	pthread_mutex_lock(&fs->lock);
-	struct special_files *special = fs->special;
-	special->version++;
-	while (special->waiting && !special->silent) {
-		struct special *file = special->waiting;
-		void *waiter = file->waiter;
+	size_t all = 0;
+	*n = 0;
+	for (struct special *file = special->waiting; file; file = file->next)
+		all++;
+	void **waiters = all ? malloc(all * sizeof *waiters) : NULL;
+	for (struct special *file; waiters && (file = special->waiting);) {
+		waiters[(*n)++] = file->waiter;
 		special->waiting = file->next;
 		file->waiter = NULL;
-		special->notify(waiter); /* writes to the FUSE device, which nobody's lock is needed for */
-		special->drop(waiter);
 	}
+	return waiters;
+}
+
+/* Notifying writes to the FUSE device. When the mount goes its descriptor goes, and another file may get the number: so
+ * special_silence waits for what is on its way. */
+void special_wake(struct fs *fs)
+{
+	struct special_files *special = fs->special;
+	size_t n;
+	if (!special)
+		return;
+	pthread_mutex_lock(&special->notifying);
+	pthread_mutex_lock(&fs->lock);
+	special->version++;
+	void **waiters = special->silent ? NULL : take_waiters(special, &n);
 	pthread_mutex_unlock(&fs->lock);
+	for (size_t i = 0; waiters && i < n; i++) {
+		special->notify(waiters[i]);
+		special->drop(waiters[i]);
+	}
+	pthread_mutex_unlock(&special->notifying);
+	free(waiters);
 }

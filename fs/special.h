@@ -24,9 +24,9 @@ static inline bool special_is(uint64_t id)
 
 int special_open(struct fs *fs, uint64_t id, int flags, struct special **out);
 void special_release(struct fs *fs, struct special *file);
-size_t special_read(struct special *file, const char **data, size_t size, off_t at);		     /* borrowed */
+size_t special_read(struct fs *fs, struct special *file, void *data, size_t size, off_t at); /* how many bytes */
 ssize_t special_write(struct fs *fs, struct special *file, const void *data, size_t size, off_t at); /* or -errno */
-int special_truncate(struct special *file, off_t size); /* file NULL: by name */
+int special_truncate(struct fs *fs, struct special *file, off_t size); /* file NULL: by name */
 int special_flush(struct fs *fs, struct special *file);
 int special_getattr(struct fs *fs, uint64_t id, const struct special *file, struct stat *st);
 

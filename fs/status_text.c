@@ -259,7 +259,8 @@ static void put_status(FILE *out, const struct status_snapshot *s)
 		put_device(out, &s->workers[i], s->n_workers > 1);
 	put_model(out, s);
 	put_label(out, "queue");
-	fprintf(out, "%d running, %ld queued, %ld arriving\n", s->n_jobs, s->queued, s->settling);
+	fprintf(out, "%d running, %ld queued, %ld arriving, %ld publishing\n", s->n_jobs, s->queued, s->settling,
+		s->publishing);
 	for (int i = 0; i < s->n_jobs; i++)
 		put_job(out, &s->jobs[i], s->n_workers > 1);
 	put_label(out, "finished");
@@ -468,7 +469,8 @@ char *status_json(const struct status_snapshot *s, size_t *len)
 		  set_real(root, "uptime_s", s->uptime_s) && set_bytes(root, "notice", s->notice) &&
 		  json_device(root, s->workers[0].report) && json_devices(root, s) && json_model(root, s) &&
 		  json_worker(root, s->workers[0].report) && set_integer(root, "queued", (uint64_t)s->queued) &&
-		  set_integer(root, "settling", (uint64_t)s->settling) && json_jobs(root, s) &&
+		  set_integer(root, "settling", (uint64_t)s->settling) &&
+		  set_integer(root, "publishing", (uint64_t)s->publishing) && json_jobs(root, s) &&
 		  set_integer(root, "done", (uint64_t)s->done) && set_integer(root, "failed", (uint64_t)s->failed) &&
 		  set_bytes(root, "last_cutout", s->last_cutout) && set_real(root, "last_s", s->last_s) &&
 		  json_state(root, s) && json_recovery(root, &s->recovery) && json_problems(root, s);

@@ -52,8 +52,10 @@ struct status_snapshot {
 	int n_workers;
 	const char *model_path; /* as asked for; shown while the model's name is not known */
 
+	/* A picture that is complete and not finished is in one of these, or runs, until its last file is published. */
 	long queued, settling;
-	const struct status_job *jobs; /* those running */
+	long publishing;	       /* failed, or made of an equal picture's results, without a worker */
+	const struct status_job *jobs; /* those running, or published by now in part */
 	int n_jobs;
 	const char *last_cutout; /* of the last finished job; "": none */
 	double last_s;		 /* how long it took */

@@ -1,6 +1,7 @@
 /* workers.c - which workers there are and which may run what. Contract: workers.h. */
 #include "workers.h"
 
+#include <poll.h>
 #include <string.h>
 
 static bool is_auto(const struct workers *w)
@@ -58,6 +59,27 @@ void workers_finish(struct workers *w)
 	for (int i = 0; i < w->n; i++)
 		worker_link_destroy(w->slots[i].link);
 	w->n = 0;
+}
+
+/* A running job stays RUNNING in the journal and is queued again at the next start. */
+void workers_stop(struct workers *w, struct fs *fs, int64_t wait_ns)
+{
+	int64_t until = fs_monotonic_ns() + wait_ns;
+	for (int i = 0; i < w->n; i++)
+		worker_link_stop(w->slots[i].link);
+	for (int i = 0; i < w->n; i++) {
+		struct worker_link *link = w->slots[i].link;
+		while (worker_link_report(link)->state != WORKER_STOPPED && fs_monotonic_ns() < until) {
+			struct pollfd fd = {.fd = worker_link_fd(link), .events = POLLIN};
+			if (poll(&fd, 1, 100) > 0)
+				worker_link_handle(link);
+		}
+	}
+	for (int i = 0; i < w->n; i++) {
+		outcome_drop_files(fs, &w->slots[i].running.files);
+		outcome_drop_files(fs, &w->slots[i].finishing.files);
+	}
+	workers_finish(w);
 }
 
 const char *worker_slot_name(const struct worker_slot *slot, char out[24])

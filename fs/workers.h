@@ -43,6 +43,8 @@ struct workers {
 /* With the first worker, which is not started yet. options are borrowed, events copied. */
 bool workers_init(struct workers *w, const struct options *options, const struct worker_events *events,
 	struct scheduler *scheduler, struct error *err);
+/* Ends them within wait_ns, at once those that are not gone then, and drops the files of their jobs. */
+void workers_stop(struct workers *w, struct fs *fs, int64_t wait_ns);
 /* Ends them at once; zeroed is fine. */
 void workers_finish(struct workers *w);
 

@@ -17,11 +17,18 @@
  *   churn KIND FOLDER COUNT  so many changes of a name of 240 bytes in a folder, one kind of: xattr (60 KB), times, mode, rename,
  *                           folder (mkdir and rmdir); or of as many names: create, mkdir, symlink; or remove those again.
  *                           Prints how many were done, and the errno's name of the one that failed
+ *   race-config FILE SECONDS  one descriptor: a thread reads while another writes beyond the end; exit status 1 if a byte
+ *                           was read that was never written
+ *   dots FOLDER             print the inode numbers that a listing gives of "." and ".."
+ *   seize PID MS            be the tracer of a process so long: when it dies its parent is not told before the end
+ *   deaf-log SOCKET         be a log (a datagram socket) that reads nothing, until killed
  *   stat FOLDER SECONDS     stat the entries of a folder round and round; print count and the slowest times */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -30,8 +37,11 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -240,17 +250,91 @@ static int power_off(const char *path)
 	return fd >= 0 && ioctl(fd, _IOR('X', 125, uint32_t), &flags) == 0 ? 0 : fail(path);
 }
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return x < y ? -1 : x > y;
-}
-
 static double now_s(void)
 {
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static struct {
+	int fd;
+	atomic_bool stop;
+	atomic_long odd;
+} race;
+
+static void *read_racing(void *user)
+{
+	char bytes[65536];
+	while (!race.stop) {
+		ssize_t n = pread(race.fd, bytes, sizeof bytes, 0);
+		for (ssize_t i = 0; i < n; i++)
+			race.odd += bytes[i] != '#' && bytes[i] != ' ';
+	}
+	return user;
+}
+
+/* The writer makes the text grow from nothing to its limit, again and again: its memory moves. */
+static int race_config(const char *path, double seconds)
+{
+	char line[4096];
+	memset(line, '#', sizeof line);
+	for (double end = now_s() + seconds; now_s() < end;) {
+		pthread_t readers[3];
+		race.fd = open(path, O_RDWR | O_TRUNC);
+		if (race.fd < 0)
+			return fail(path);
+		race.stop = false;
+		for (int i = 0; i < 3; i++)
+			if (pthread_create(&readers[i], NULL, read_racing, NULL) != 0)
+				return fail("pthread_create");
+		for (int i = 0; i < 15; i++)
+			if (pwrite(race.fd, line, sizeof line, i * (off_t)sizeof line) < 0)
+				return fail("pwrite");
+		race.stop = true;
+		for (int i = 0; i < 3; i++)
+			pthread_join(readers[i], NULL);
+		close(race.fd);
+	}
+	if (race.odd)
+		fprintf(stderr, "%ld foreign bytes\n", (long)race.odd);
+	return race.odd != 0;
+}
+
+static int print_dots(const char *path)
+{
+	DIR *dir = opendir(path);
+	for (struct dirent *entry; dir && (entry = readdir(dir));)
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			printf("%s %lu\n", entry->d_name, (unsigned long)entry->d_ino);
+	return dir ? closedir(dir) : fail(path);
+}
+
+static int seize(pid_t pid, int ms)
+{
+	if (ptrace(PTRACE_SEIZE, pid, NULL, NULL) != 0)
+		return fail("ptrace");
+	puts("seized");
+	fflush(stdout);
+	usleep(ms * 1000);
+	return 0;
+}
+
+static int be_deaf(const char *path)
+{
+	struct sockaddr_un name = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+	snprintf(name.sun_path, sizeof name.sun_path, "%s", path);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&name, sizeof name) != 0)
+		return fail(path);
+	for (;;)
+		pause();
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return x < y ? -1 : x > y;
 }
 
 static int measure_stat(const char *path, double seconds)
@@ -351,6 +435,14 @@ int main(int argc, char **argv)
 		return print_by_handle(path, third);
 	if (strcmp(what, "power-off") == 0)
 		return power_off(path);
+	if (strcmp(what, "race-config") == 0)
+		return race_config(path, atof(third));
+	if (strcmp(what, "dots") == 0)
+		return print_dots(path);
+	if (strcmp(what, "seize") == 0)
+		return seize(atoi(path), atoi(third));
+	if (strcmp(what, "deaf-log") == 0)
+		return be_deaf(path);
 	if (strcmp(what, "stat") == 0)
 		return measure_stat(path, atof(third));
 	if (strcmp(what, "churn") == 0)

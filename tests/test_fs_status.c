@@ -41,6 +41,7 @@ static struct status_snapshot snapshot_of(const struct worker_report *w)
 		.model_path = "/models/mini",
 		.queued = 3,
 		.settling = 1,
+		.publishing = 5,
 		.jobs = &job,
 		.n_jobs = 1,
 		.last_cutout = "alpha",
@@ -95,7 +96,7 @@ Test(status, text)
 			       "            GPU 0 was refused: its matrix product was wrong\n"
 			       "model       trellis-mini: ready\n"
 			       "            1 role repaired\n"
-			       "queue       1 running, 3 queued, 1 arriving\n"
+			       "queue       1 running, 3 queued, 1 arriving, 5 publishing\n"
 			       "running     in/d/a b.png: structure 3/25, 12 %, 61 s left\n"
 			       "finished    10 done, 2 failed; last took 12 s, cutout by alpha\n"
 			       "state       /var/lib/t: 1.5 KB used, 3.0 GB free\n"
@@ -131,7 +132,7 @@ Test(status, several_devices)
 		"device      cuda:1 Fake, 24 GB, f32: loading 37 %\n"
 		"device      cuda:2 Fake, 24 GB, f32: in/a.png\n"
 		"model       trellis-mini: ready\n"
-		"queue       1 running, 3 queued, 1 arriving\n"
+		"queue       1 running, 3 queued, 1 arriving, 5 publishing\n"
 		"running     in/a.png on cuda:2 Fake: latent, 0 %\n";
 	cr_expect(strstr(text, wanted), "%s", text);
 	free(text);
@@ -207,6 +208,8 @@ Test(status, json_fields)
 	cr_expect_str_eq(field(json_object_get(root, "device"), "dtype"), "f32");
 	cr_expect_eq(json_integer_value(json_object_get(json_object_get(root, "device"), "memory_bytes")), 24ll << 30);
 	cr_expect_eq(json_integer_value(json_object_get(root, "queued")), 3);
+	cr_expect_eq(json_integer_value(json_object_get(root, "settling")), 1);
+	cr_expect_eq(json_integer_value(json_object_get(root, "publishing")), 5);
 	cr_expect_eq(json_integer_value(json_object_get(root, "done")), 10);
 	cr_expect_float_eq(json_real_value(json_object_get(root, "last_s")), 12.346, 1e-12);
 	json_t *problem = json_array_get(json_object_get(root, "errors"), 0);

@@ -138,6 +138,75 @@ Test(jobs, users_take_turns_in_order)
 	jobs_finish(&jobs);
 }
 
+/* As many as fit, by turns: the oldest of each user, then the second ones, from the user who is next in the circle. */
+Test(jobs, outcomes_take_turns)
+{
+	static const uint32_t wanted[] = {7, 9, 5, 7, 9, 5, 7, 5, 5};
+	struct jobs jobs;
+	struct input *turns[JOBS_TURNS_MAX];
+	cr_assert(jobs_init(&jobs));
+	cr_assert_eq(jobs_outcome_turns(&jobs, turns), 0);
+	for (int i = 0; i < 105; i++) {
+		struct input *input = jobs_input(&jobs, 100 + i);
+		input->uid = i < 100 ? 5 : i < 103 ? 7 : 9;
+		jobs_enqueue(&jobs, input);
+		jobs_set_state(&jobs, input, i % 2 ? INPUT_DONE : INPUT_FAILED, true);
+	}
+	jobs.last_outcome_uid = 5;
+	cr_assert_eq(jobs_outcome_turns(&jobs, turns), JOBS_TURNS_MAX);
+	uint64_t last[10] = {0};
+	for (int i = 0; i < JOBS_TURNS_MAX; i++) {
+		cr_expect_eq(turns[i]->uid, i < 9 ? wanted[i] : 5, "turn %d is of %u", i, turns[i]->uid);
+		cr_expect_gt(turns[i]->seq, last[turns[i]->uid]);
+		last[turns[i]->uid] = turns[i]->seq;
+	}
+	jobs.last_outcome_uid = 4;
+	jobs_fail(&jobs, jobs_find(&jobs, 100));
+	jobs_outcome_turns(&jobs, turns);
+	cr_expect_eq(turns[0]->id, 101);
+	cr_expect_eq(jobs.n_failed, 1);
+	jobs_finish(&jobs);
+}
+
+/* One that fails has an end at once where it has no place, and a name that fits wherever it is shown. */
+Test(jobs, paths_that_are_too_long)
+{
+	struct tree tree;
+	struct jobs jobs;
+	struct error err;
+	char name[TREE_NAME_MAX + 1], shown[300], long_shown[5000];
+	cr_assert(tree_init(&tree, 0, 0, false, 1) && jobs_init(&jobs));
+	struct tree_node *folder = tree_find(&tree, TREE_IN);
+	memset(name, 'd', TREE_NAME_MAX);
+	name[TREE_NAME_MAX] = '\0';
+	for (int i = 0; i < 17; i++) {
+		struct tree_node *node = tree_new(&tree, 0, S_IFREG, 0, 0, 1);
+		cr_assert(tree_link(&tree, node, folder, "a.png"));
+		struct input *input = jobs_input(&jobs, node->id);
+		bool placed = jobs_claim_place(&jobs, &tree, input, node, &err);
+		cr_expect_eq(placed, i < 16, "%d folders deep", i);
+		cr_expect_eq(input->stem != NULL, placed);
+		jobs_show_name(node, shown, sizeof shown);
+		cr_expect_str_eq(strrchr(shown, '/') ? strrchr(shown, '/') + 1 : shown, "a.png");
+		cr_expect_eq(strncmp(shown, ".../", 4) == 0, i >= 2, "%d: %s", i, shown);
+		jobs_show_name(node, long_shown, sizeof long_shown);
+		cr_expect_eq(strlen(long_shown), i * 256u + 5);
+		tree_unlink(&tree, node);
+		cr_expect_str_eq(jobs_show_name(node, shown, sizeof shown), "");
+		cr_assert(tree_link(&tree, node, folder, "a.png"));
+		struct tree_node *deeper = tree_new(&tree, 0, S_IFDIR, 0, 0, 1);
+		cr_assert(tree_link(&tree, deeper, folder, name));
+		folder = deeper;
+	}
+	cr_expect_str_eq(err.text, "its path is too long for a result to have a name in out/");
+	struct tree_node *longest = tree_new(&tree, 0, S_IFREG, 0, 0, 1);
+	cr_assert(tree_link(&tree, longest, folder, name));
+	char least[JOBS_NAME_MIN];
+	cr_expect_eq(strlen(jobs_show_name(longest, least, sizeof least)), 4 + TREE_NAME_MAX);
+	jobs_finish(&jobs);
+	tree_finish(&tree);
+}
+
 static void check_stem(const char *path, int i, const char *wanted)
 {
 	char stem[PATH_MAX];

@@ -163,10 +163,14 @@ static enum outcome look_at_picture(const char *argv0, const char *path, const c
 	return FAILED;
 }
 
+/* A picture so deep that no path from the root can name it is known by its state alone. */
 static enum outcome look(const char *argv0, const char *path)
 {
-	char root[PATH_MAX];
-	return find_root(path, root) ? look_at_picture(argv0, path, root) : look_at_result(argv0, path);
+	char root[PATH_MAX], state[32];
+	if (find_root(path, root))
+		return look_at_picture(argv0, path, root);
+	bool is_picture = get_xattr(path, "user.trellis.state", state, sizeof state);
+	return is_picture ? look_at_picture(argv0, path, "") : look_at_result(argv0, path);
 }
 
 /* Watch the folder that path will appear in, or the nearest above it that exists. A failed watch costs nothing: there

@@ -76,17 +76,11 @@ kill_worker() {
 	[ "${pid:-0}" -gt 1 ] 2>/dev/null && kill -9 "$pid" 2>/dev/null
 }
 
-# settle [TENTHS] - until nothing settles, waits or runs
+# settle [TENTHS] - until nothing settles, waits, runs or is being published
 settle() {
 	for _ in $(seq "${1:-150}"); do
 		sleep 0.1
-		local now
-		now=$(jq -r '"\(.settling) \(.queued) \(.running | length)"' "$mnt/status.json")
-		# what is being published is none of these: look twice, a second apart
-		if [ "$now" = "0 0 0" ]; then
-			sleep 1.1
-			[ "$(jq -r '"\(.settling) \(.queued) \(.running | length)"' "$mnt/status.json")" = "0 0 0" ] && return
-		fi
+		[ "$(jq -r '"\(.settling) \(.queued) \(.running | length) \(.publishing)"' "$mnt/status.json")" = "0 0 0 0" ] && return
 	done
 	fail "nothing came to rest: $(cat "$mnt/status")"
 }

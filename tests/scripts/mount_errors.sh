@@ -46,6 +46,9 @@ wait_for "$out/cut.glb"
 sleep 0.2
 [ ! -e "$out/cut.error.txt" ] || fail "cut.error.txt stayed after success"
 grep -q '^DELETE cut.error.txt' "$dir/events" || fail "nobody was told that cut.error.txt went"
+settle
+grep -q 'in/cut.png' "$mnt/status" && fail "status keeps the error of a picture that has become a mesh: $(cat "$mnt/status")"
+grep -q 'in/killed.png' "$mnt/status" || fail "status forgot another picture's error: $(cat "$mnt/status")"
 
 # The worker fails, crashes three times, or hangs up: an error file; a crash that is over is forgotten.
 echo "fail only=w1" >"$dir/switches"
@@ -113,6 +116,109 @@ echo >"$dir/switches"
 wait_for "$out/s.glb" 80
 settle
 [ "$(results "$dir/events" s)" = 1 ] || fail "superseding announced $(results "$dir/events" s) results"
+
+# Where the path is longer than any may be there is no place for a result and none for an error file: it fails all the same, also
+# when a folder gets such a name while the job runs, and the next picture is made.
+failed() { field .failed; }
+state_of() { getfattr --only-values -n user.trellis.state "$1" 2>/dev/null; }
+# dig NAME LEVELS - that many folders inside one another, and into the last
+dig() {
+	local part
+	part=$(printf 'd%.0s' $(seq 250))
+	mkdir -p "$in/$1" && cd "$in/$1" || exit 1
+	for _ in $(seq "$2"); do mkdir -p "$part" && cd "$part" 2>/dev/null || exit 1; done
+}
+n=$(failed)
+head -c 3000 /dev/urandom >"$src/noise"
+"$tool" png "$src/deep.png" 70 3000
+(dig deep 20 && cp "$src/noise" broken.png && cp "$src/deep.png" whole.png) || fail "a path of 5,000 bytes"
+for _ in $(seq 150); do [ "$(failed)" = $((n + 2)) ] && break; sleep 0.1; done
+[ "$(failed)" = $((n + 2)) ] || fail "pictures without a place for a result: $(cat "$mnt/status")"
+(dig deep 20; [ "$(state_of broken.png)" = failed ] && [ "$(state_of whole.png)" = failed ]) || fail "pictures without a place are not failed"
+(dig deep 20; getfattr --only-values -n user.trellis.error whole.png 2>/dev/null) | grep -q 'its path is too long for a result' || fail "user.trellis.error of whole.png"
+grep -qE 'in/\.\.\./d+/whole.png: its path is too long' "$mnt/status" || fail "status of whole.png: $(cat "$mnt/status")"
+if [ -x "$TRELLIS_BUILD/trellis" ]; then
+	(dig deep 20; timeout 20 "$TRELLIS_BUILD/trellis" wait whole.png 2>"$dir/told") && fail "trellis wait: whole.png came"
+	grep -q 'its path is too long for a result' "$dir/told" || fail "trellis wait: $(cat "$dir/told")"
+fi
+n=$(failed)
+echo "slow=200" >"$dir/switches"
+(dig short 16 && "$tool" png under.png 71 3000)
+for _ in $(seq 100); do [ "$(field '.running | length')" = 1 ] && break; sleep 0.1; done
+mv "$in/short" "$in/$(printf 'long%.0s' $(seq 40))"
+echo >"$dir/switches"
+for _ in $(seq 150); do [ "$(failed)" = $((n + 1)) ] && break; sleep 0.1; done
+[ "$(failed)" = $((n + 1)) ] || fail "a folder renamed under a job: $(cat "$mnt/status")"
+"$tool" png "$in/after.png" 72 3000
+wait_for "$out/after.glb" 100
+
+# What lies where a result is to be: the picture fails at once, and says so.
+echo "times=$dir/times" >"$dir/switches"
+mkdir "$in/taken.glb"
+"$tool" png "$in/taken.glb/inner.png" 73 3000
+wait_for "$out/taken.glb/inner.glb"
+mv "$out/after.glb" "$out/album"
+mkdir "$in/album"
+: >"$dir/times"
+"$tool" png "$in/taken.png" 74 3000
+"$tool" png "$in/album/a.png" 75 3000
+error_is taken 'out/taken.glb cannot be put in its place: Is a directory'
+settle
+[ "$(state_of "$in/album/a.png")" = failed ] || fail "album/a.png: $(state_of "$in/album/a.png")"
+grep -q 'in/album/a.png: out/album/a[^ ]* cannot be put in its place: Not a directory' "$mnt/status" || fail "status: $(cat "$mnt/status")"
+[ "$(grep -c start "$dir/times")" = 2 ] || fail "$(grep -c start "$dir/times") jobs of two pictures without a place"
+
+# Content that has gone from the state directory when its job starts; descriptors that are short for a while.
+content() { printf '%s/contents/%02x/%016x' "$state" $(($1 & 255)) "$1"; }
+echo "slow=150 only=first" >"$dir/switches"
+"$tool" png "$in/first.png" 76 3000
+for _ in $(seq 50); do [ "$(field '.running | length')" = 1 ] && break; sleep 0.1; done
+"$tool" png "$in/lost.png" 77 3000
+"$tool" png "$in/scarce.png" 78 3000
+for _ in $(seq 50); do [ "$(field .queued)" = 2 ] && break; sleep 0.1; done
+path=$(content "$(stat -c %i "$in/lost.png")")
+[ -f "$path" ] && [ "$(field .queued)" = 2 ] || fail "lost.png does not wait, or its content is not $path"
+rm "$path"
+error_is lost 'cannot be read from the state directory: No such file'
+wait_for "$out/scarce.glb" 100
+echo "slow=150 only=second" >"$dir/switches"
+if command -v prlimit >/dev/null; then
+	"$tool" png "$in/second.png" 79 3000
+	for _ in $(seq 50); do [ "$(field '.running | length')" = 1 ] && break; sleep 0.1; done
+	"$tool" png "$in/short.png" 80 3000
+	for _ in $(seq 50); do [ "$(field .queued)" = 1 ] && break; sleep 0.1; done
+	limit=$(prlimit --pid $daemon --nofile --noheadings --output SOFT)
+	prlimit --pid $daemon --nofile=8: || fail "no limit on descriptors"
+	for _ in $(seq 100); do grep -q 'Too many open files' "$mnt/status" && break; sleep 0.1; done
+	grep -q 'Too many open files' "$mnt/status" || fail "status does not tell of the shortage: $(cat "$mnt/status")"
+	sleep 12
+	[ "$(state_of "$in/short.png")" = queued ] || fail "short.png is $(state_of "$in/short.png") while descriptors are short"
+	prlimit --pid $daemon --nofile="$limit":
+	wait_for "$out/short.glb" 150
+else
+	echo "without a shortage of descriptors: prlimit is not installed"
+fi
+echo >"$dir/switches"
+
+# No moment in which a picture is in no count of status before it is published: with many that need no worker, and while the
+# helper, stopped, keeps a job's result waiting.
+settle
+mkdir "$in/same"
+n=$(field .done)
+for i in $(seq 1000); do cp "$src/good.png" "$in/same/$i.png"; done
+for _ in $(seq 3000); do
+	read -r busy now < <(jq -r '"\(.settling + .queued + (.running | length) + (.publishing // 0)) \(.done)"' "$mnt/status.json")
+	[ "$busy" = 0 ] && break
+done
+[ "$now" = $((n + 1000)) ] || fail "nothing was in work when $((now - n)) of 1000 were done"
+pkill -STOP -P $daemon -f internal-helper || fail "no helper was found"
+"$tool" png "$in/held.png" 81 3000
+sleep 0.1
+for _ in $(seq 1000); do
+	busy=$(jq -r '.settling + .queued + (.running | length) + (.publishing // 0)' "$mnt/status.json")
+	[ -e "$out/held.glb" ] && break
+	[ "$busy" != 0 ] || { fail "held.png was in no count before it was published"; break; }
+done
 
 # What is deleted before it is looked at leaves nothing waiting.
 for i in $(seq 20); do cp "$src/good.png" "$in/brief$i.png"; done

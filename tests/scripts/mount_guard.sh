@@ -61,6 +61,29 @@ place=$(grep -E '^(CLOSE_WRITE|MOVED_TO) .*glb$' "$dir/events" | grep -n 'late.g
 settle 300
 [ "$(count "$dir/events" '^(CLOSE_WRITE|MOVED_TO) .*glb$')" = 13 ] && [ "${place:-99}" -le 8 ] || fail "the second user's picture was number ${place:-?} of $(count "$dir/events" '^(CLOSE_WRITE|MOVED_TO) .*glb$')"
 
+# Nor is it behind thousands that need no worker: neither when it needs none itself, nor as a job.
+"$tool" png "$dir/same.png" 300 1000 && chmod 644 "$dir/same.png" && as 1001 cp "$dir/same.png" "$in/same.png"
+wait_for "$out/same.glb"
+as 1001 mkdir "$in/thousands"
+# shellcheck disable=SC2016 # the inner shell's
+as 1001 bash -c 'cd "$1/thousands" && tee {1..6000}.png <"$2" >/dev/null' - "$in" "$dir/same.png"
+"$tool" png "$dir/new.png" 301 1000 && chmod 644 "$dir/new.png"
+as 1002 cp "$dir/same.png" "$in/equal.png" && as 1002 cp "$dir/new.png" "$in/new.png"
+state_of() { getfattr --only-values -n user.trellis.state "$in/$1.png" 2>/dev/null; }
+for _ in $(seq 600); do [ "$(state_of new)" = settling ] && sleep 0.1 || break; done
+left=$((6000 - $(find "$out/thousands" -name '*.glb' | wc -l)))
+for name in equal new; do
+	wait_for "$out/$name.glb" 600
+	rest=$((6000 - $(find "$out/thousands" -name '*.glb' | wc -l)))
+	if [ "$left" -ge 2000 ]; then
+		[ $rest -gt 0 ] || fail "$name.png was published behind 6,000 of another user"
+	else
+		echo "without a look at who is published first: only $left waited"
+	fi
+done
+settle 600
+[ "$(find "$out/thousands" -name '*.glb' | wc -l)" = 6000 ] || fail "not all of 6,000 were published"
+
 # A link is never followed by the daemon, whatever is behind it.
 "$tool" png "$dir/secret.png" 9 1000 && chmod 600 "$dir/secret.png"
 as 1001 ln -s "$dir/secret.png" "$in/link.png"

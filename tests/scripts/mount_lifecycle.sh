@@ -49,6 +49,11 @@ refused 1 "in use by another" -o worker="$worker",state="$state" "$dir/m2"
 refused 1 "already mounted" -o worker="$worker",state="$dir/state2" "$mnt"
 fusermount3 -u "$mnt"
 wait_gone 60 || fail "did not end after unmounting"
+# Whoever waits for the end of a pipe that the shell has open does not wait for the mount.
+{ "$trellisfs" -o worker="$worker" --state="$state" "$mnt" 9>&1; } | timeout 30 cat >"$dir/piped" || fail "a pipe of the shell's is held"
+[ -r "$mnt/README" ] || fail "the mount did not answer after a pipe"
+fusermount3 -u "$mnt"
+wait_gone 60 || fail "did not end after unmounting"
 
 # Everything survives unmounting: names, modes, times, xattrs, results, configuration; nothing runs again.
 mount_start
@@ -132,6 +137,27 @@ cp "$src/h.png" "$mnt/in/"
 wait_for "$mnt/out/h.glb" 100
 sleep 0.3
 [ "$(results "$dir/events" h)" = 1 ] || fail "after the helper was killed: $(cat "$dir/events")"
+
+# One that does not end when it is killed, here because somebody traces it, is no zombie for ever.
+helper=$(pgrep -P $daemon -f internal-helper)
+"$tool" seize "$helper" 6000 >"$dir/seized" 2>&1 &
+tracer=$!
+for _ in $(seq 100); do [ -s "$dir/seized" ] && break; sleep 0.02; done
+if grep -q ^seized "$dir/seized"; then
+	kill -STOP "$helper"
+	"$tool" png "$src/traced.png" 11 5000
+	cp "$src/traced.png" "$mnt/in/"
+	wait_for "$mnt/out/traced.glb" 100
+	[ -e /proc/"$helper" ] || fail "the traced helper is gone already: the test shows nothing"
+	wait $tracer
+	"$tool" png "$src/next.png" 12 5000
+	cp "$src/next.png" "$mnt/in/"
+	wait_for "$mnt/out/next.glb" 100
+	for _ in $(seq 50); do [ -e /proc/"$helper" ] || break; sleep 0.1; done
+	[ ! -e /proc/"$helper" ] || fail "a helper that ended late stays: $(grep State /proc/"$helper"/status)"
+else
+	echo "without a helper that ends late: $(cat "$dir/seized")"
+fi
 
 # A helper that hangs is replaced too, and doesn't hold up the end.
 pkill -STOP -P $daemon -f internal-helper || fail "no helper was found"

@@ -37,6 +37,11 @@ no mv "$in/z" "$in/z/b/"
 no rmdir "$in/z"
 mkdir "$in/empty" && mv -T "$in/z/b" "$in/empty" && [ -e "$in/empty/c.txt" ] || fail "moving over an empty folder"
 echo 1 >"$in/one"; echo 2 >"$in/two"; mv "$in/one" "$in/two"; is "rename over" 1 "$(cat "$in/two")"
+mkdir -p "$in/z/deep"
+for folder in "$in" "$in/z" "$in/z/deep"; do
+	is "the inodes of . and .." ". $(stat -c %i "$folder") .. $(stat -c %i "$folder/..")" "$("$tool" dots "$folder" | xargs)"
+done
+rmdir "$in/z/deep"
 ln -s /etc/passwd "$in/sym" && is "readlink" /etc/passwd "$(readlink "$in/sym")"
 no ln "$in/two" "$in/hard"
 no mkfifo "$in/pipe"
@@ -137,6 +142,9 @@ echo 'formats = obj stl glb' >"$mnt/config"
 [ -s "$out/p3.obj" ] && [ -s "$out/p3.stl" ] || fail "formats: $(ls "$out")"
 setfattr -n user.trellis.formats -v ply "$in/p3.png"; setfattr -n user.trellis.submit -v 1 "$in/p3.png"
 wait_for "$out/p3.ply"
+
+# One descriptor of config, read by threads while another one writes beyond the end: only what was written is ever read.
+"$tool" race-config "$mnt/config" 4 || fail "config told what nobody wrote"
 
 # Another user: modes hold, results are the owner's, users take turns.
 if [ "$(id -u)" = 0 ] && chmod 755 "$dir" && command -v setpriv >/dev/null; then

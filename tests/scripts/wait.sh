@@ -64,6 +64,13 @@ if command -v setfattr >/dev/null && touch m/in/d/p.png && setfattr -n user.trel
 	setfattr -n user.trellis.outputs -v out/d/p.error.txt m/in/d/p.png
 	setfattr -n user.trellis.error -v 'not an image' m/in/d/p.png
 	expect 1 'm/out/d/p.error.txt' 'trellis wait: m/in/d/p.png: not an image' m/in/d/p.png
+	# Where no path shows the mount, as from a folder deeper than any path, the picture's state does.
+	echo png >lone.png
+	setfattr -n user.trellis.state -v failed lone.png
+	setfattr -n user.trellis.error -v 'too deep' lone.png
+	expect 1 '' 'trellis wait: lone.png: too deep' --timeout 5 lone.png
+	setfattr -n user.trellis.state -v queued lone.png
+	expect 124 '' '.*' --timeout 0.1 lone.png
 	setfattr -n user.trellis.state -v ignored m/in/d/p.png
 	expect 1 '' '.*not a picture.*' m/in/d/p.png
 	setfattr -x user.trellis.state m/in/d/p.png
