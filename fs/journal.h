@@ -100,13 +100,13 @@ void journal_write_mark(struct journal *j, const struct journal_mark *mark);
  *       journal_copy_begin   writes and syncs journal.new
  *     L journal_copy_tail    takes over what was appended meanwhile; j->copy = it: from now on changes go to both
  *       journal_copy_publish    syncs it and renames it over the log; journal_sync_dir
- *     L journal_copy_end     it is the log; the caller closes the old one's fd
+ *     L journal_copy_end     it is the log, of which base_len came from the image; the caller closes the old one's fd
  * journal_copy_tail, without the lock and repeated, makes the rest small. */
 void journal_image_add(struct bytes *image, const struct bytes *change);
 bool journal_copy_begin(int dir_fd, const struct bytes *image, struct journal_log *copy);
 bool journal_copy_tail(const struct journal_log *from, int64_t *at, int64_t until, struct journal_log *copy);
 bool journal_copy_publish(int dir_fd, const struct journal_log *copy);
-int journal_copy_end(struct journal *j);
+int journal_copy_end(struct journal *j, int64_t base_len);
 
 /* For the two files that are the journal: */
 uint32_t journal_crc(uint32_t before, const void *data, size_t len);

@@ -328,13 +328,13 @@ static bool catch_up(struct fs *fs, struct journal_log *from, struct journal_log
 }
 
 /* The new log takes the place of the old one, which has got every change until then. Once it has the name there is no way back. */
-static bool take_over(struct fs *fs, const struct journal_log *copy)
+static bool take_over(struct fs *fs, const struct journal_log *copy, int64_t base_len)
 {
 	bool renamed = journal_copy_publish(fs->state.dir_fd, copy);
 	int error = renamed && !journal_sync_dir(fs->state.dir_fd) ? errno : 0, close_fd = copy->fd;
 	pthread_mutex_lock(&fs->lock);
 	if (renamed) {
-		close_fd = journal_copy_end(&fs->journal);
+		close_fd = journal_copy_end(&fs->journal, base_len);
 		fs->journal.broken = error;
 	} else {
 		fs->journal.copy.fd = -1;
@@ -344,7 +344,8 @@ static bool take_over(struct fs *fs, const struct journal_log *copy)
 	return renamed && !error;
 }
 
-static void write_anew(struct fs *fs)
+/* False: not wanted, or it failed and is tried again with a later group. */
+static bool write_anew(struct fs *fs)
 {
 	struct bytes image = {0};
 	struct journal_log from = {0}, copy;
@@ -356,19 +357,20 @@ static void write_anew(struct fs *fs)
 	}
 	pthread_mutex_unlock(&fs->lock);
 	if (!wanted)
-		return;
+		return false;
 	bool ok = !image.failed && journal_copy_begin(fs->state.dir_fd, &image, &copy);
+	int64_t base_len = ok ? copy.len : 0;
 	bytes_finish(&image);
 	if (ok && !(ok = catch_up(fs, &from, &copy)))
 		close(copy.fd);
-	ok = ok && take_over(fs, &copy);
+	ok = ok && take_over(fs, &copy, base_len);
 	if (!ok) {
-		fs_log("cannot write the journal anew: %s", strerror(errno)); /* no memory or no space: later */
+		fs_log("cannot write the journal anew: %s", strerror(errno)); /* no memory or no space */
 		unlinkat(fs->state.dir_fd, "journal.new", 0);
 	} else if (broken) {
 		fs_log("the journal could not be synced and has been written anew: changes are taken again");
-		sync_changed(fs);
 	}
+	return ok;
 }
 
 static struct timespec in_ms(int ms)
@@ -410,7 +412,9 @@ static void *run(void *user)
 	bool broken = false;
 	while (take_group(fs->sync, &group, broken)) {
 		sync_group(fs, &group);
-		write_anew(fs);
+		for (int i = 0; i < 4 && write_anew(fs);
+			i++) /* what was appended meanwhile may be mostly garbage, too */
+			;
 		pthread_mutex_lock(&fs->lock);
 		broken = fs->journal.broken;
 		pthread_mutex_unlock(&fs->lock);
