@@ -3,7 +3,8 @@
 # its mark gone, contents gone or cut short. Each time the mount comes up and nothing that is still in contents/ is out of
 # reach: it is under its name or in lost/; what is missing says so; the mount works; opened again it is the same and tells of no
 # new damage. --check, --repair and --salvage agree with it. What changes no journal changes no name.
-# ROUNDS (12), SEED (of the clock) and LANES (1: so many at once share the rounds) may be set; `make check-damage` does 1,000 rounds.
+# ROUNDS (12), SEED (of the clock), LANES (1: so many at once share the rounds) and KEEP (a folder: the damaged states of rounds that fail
+# are copied there) may be set; `make check-damage` does 1,000 rounds.
 cd "$(dirname "$0")/../.." || exit 1
 if [ "${LANES:-1}" -gt 1 ]; then
 	lanes=()
@@ -220,7 +221,7 @@ look_at_report() {
 		[ "$lost_changes $damaged_bytes $reordered" = "0 0 0" ] || fail "$round: damage is told: $(field .recovery)"
 		[ "$told" = 0 ] || [ ${#missing[@]} -gt 0 ] || [ "$files" -gt 0 ] || fail "$round: damage is told: $(cat "$mnt/status")"
 	elif [ $journal = 1 ] && [ "$found" = 4 ]; then
-		[ $((lost_changes + damaged_bytes + cut_bytes + reordered + lost_files)) -gt 0 ] || fail "$round: status.json tells of no damage: $(field .recovery)"
+		[ $((lost_changes + damaged_bytes + cut_bytes + reordered + lost_files)) -gt 0 ] || [[ $round = *" double: "* ]] || fail "$round: status.json tells of no damage: $(field .recovery)"
 		[ "$told" -gt 0 ] || fail "$round: status tells of no damage: $(cat "$mnt/status")"
 		grep -qi damaged "$dir/log" || fail "$round: the log tells of no damage: $(cat "$dir/log")"
 	fi
@@ -272,12 +273,13 @@ one_round() {
 	round+=")"
 	sums "$state" contents >"$dir/contents"
 	only_sums "$dir/contents" >"$dir/need"
+	[ -z "${KEEP:-}" ] || { rm -rf "$dir/damaged" && cp -a "$state" "$dir/damaged"; }
 
-	local before
-	before=$(image)
+	local whole
+	whole=$(image)
 	check '0|4'
 	found=$checked
-	[ "$(image)" = "$before" ] || fail "$round: --check changed something"
+	[ "$(image)" = "$whole" ] || fail "$round: --check changed something"
 	[ ${#missing[@]} = 0 ] || [ "$found" = 4 ] || fail "$round: --check finds nothing"
 	case $((RANDOM % 4)) in
 	0)
@@ -290,7 +292,7 @@ one_round() {
 	1)
 		rm -rf "$dir/saved"
 		check '0|4' --salvage "$dir/saved"
-		[ "$(image)" = "$before" ] || fail "$round: --salvage changed something"
+		[ "$(image)" = "$whole" ] || fail "$round: --salvage changed something"
 		if [ -d "$dir/saved" ]; then
 			sums "$dir/saved" . | sed 's,  \./,  ,' | LC_ALL=C sort >"$dir/saved.sums"
 			lost=$(only_sums "$dir/saved.sums" | comm -13 - "$dir/need" | wc -l)
@@ -333,6 +335,7 @@ one_round() {
 	fi
 	mount_start
 	whole_listing >"$dir/after"
+	still=$(field '.recovery.missing_files // 0')
 	diff -a "$dir/before" "$dir/after" >"$dir/diff" || fail "$round: opened again it is another: $(head -n 8 "$dir/diff" | cat -v)"
 	[[ "$(recovery)" = "0 0 0 0 "* ]] || fail "$round: new damage is told when it is opened again: $(field .recovery)"
 	[ "$(field .done)" = 0 ] || fail "$round: jobs run again when it is opened again"
@@ -340,14 +343,48 @@ one_round() {
 	check "$(may_miss && echo '0|4' || echo 0)"
 }
 
+# A picture waits for its turn, or was being worked on, and its content is gone: it fails with a sentence, and the others are made.
+queued_without_content() {
+	local i id name
+	round="pictures that wait without content"
+	rm -rf "$state"
+	FAKE_WORKER="slow=100000" mount_start
+	for i in 0 1 2 3; do cp "$src/$i.png" "$mnt/in/w$i.png"; done
+	for _ in $(seq 100); do [ "$(field '"\(.running | length) \(.queued)"')" = "1 3" ] && break || sleep 0.1; done
+	for i in 0 1; do
+		printf -v id '%016x' "$(stat -c %i "$mnt/in/w$i.png")"
+		missing+=("$id")
+	done
+	kill -9 $daemon
+	wait_gone 100
+	umount "$mnt" 2>/dev/null || fusermount3 -u -z "$mnt"
+	for id in "${missing[@]}"; do rm "$(content "$id")"; done
+	mount_start
+	cp "$src/4.png" "$mnt/in/w4.png"
+	for name in w2 w3 w4; do wait_for "$mnt/out/$name.glb" || fail "$round: $(cat "$mnt/status")"; done
+	for name in w0 w1; do
+		[ "$(getfattr --only-values -n user.trellis.state "$mnt/in/$name.png" 2>/dev/null)" = failed ] || fail "$round: $name.png is not failed"
+		[ -n "$(getfattr --only-values -n user.trellis.error "$mnt/in/$name.png" 2>/dev/null)" ] || fail "$round: $name.png does not say why"
+		cp "$src/5.png" "$mnt/in/$name.png"
+		wait_for "$mnt/out/$name.glb" || fail "$round: $name.png, written anew: $(cat "$mnt/status")"
+	done
+	[ "$(field '.recovery.missing_files // 0')" = 0 ] || fail "$round: status.json counts $(field .recovery.missing_files) missing files when all are written anew"
+	mount_stop
+	rm -rf "$state"
+}
+
+missing=()
 make_base
+queued_without_content
 read_base
 kinds=(flip zero512 zero4096 cut cut-frame swap double garbage partial no-journal no-synced synced missing short flip)
 declare -A kinds_done
 lost_total=0 missing_total=0 begin=$SECONDS number=0
 while [ $number -lt "$rounds" ] && [ $failures -lt "${FAILURES:-6}" ]; do
-	number=$((number + 1))
+	number=$((number + 1)) before=$failures
 	one_round
+	[ "$checked" = $((still > 0 ? 4 : 0)) ] || fail "$round: in the end --check says $checked, and $still files are missing"
+	[ -z "${KEEP:-}" ] || [ $failures = "$before" ] || { mkdir -p "$KEEP" && cp -a "$dir/damaged" "$KEEP/$seed-$number"; }
 done
 for kind in "${!kinds_done[@]}"; do counts+="$kind ${kinds_done[$kind]}, "; done
 echo "seed $seed: $number damaged states in $((SECONDS - begin)) s (${counts%, }); $lost_total files in lost/, $missing_total missing"
