@@ -9,12 +9,12 @@ changes=${CHANGES:-20000}
 in=$mnt/in
 churned=churned$(printf 'p%.0s' $(seq 200))
 
-# journal_small WHAT - it may take the daemon a moment
+# journal_small WHAT - three seconds later at most
 journal_small() {
 	local bytes
 	for _ in $(seq 30); do
 		bytes=$(stat -c %s "$state/journal")
-		[ "$bytes" -lt 20000000 ] && break
+		[ "$bytes" -lt 8000000 ] && break
 		sleep 0.1
 	done
 	echo "after $1: the journal has $bytes bytes, the state directory $(du -sk "$state" | cut -f 1) KiB"

@@ -90,7 +90,7 @@ wait_gone 100 || fail "the daemon did not end"
 
 # A dead daemon is no daemon: after SIGKILL the next start needs nobody's help.
 up || fail "$said"
-pkill -9 -f "^$TRELLIS_BUILD/trellisfs .*state=$state" || fail "no daemon is found"
+pid=$(pgrep -o -f "^$TRELLIS_BUILD/trellisfs .*state=$state") && kill -9 "$pid" || fail "no daemon is found"
 wait_gone 100
 up || fail "after SIGKILL: $said"
 cmp -s "$dir/src/1.png" "$mnt/in/kept.png" || fail "after SIGKILL what is mounted is not it"
