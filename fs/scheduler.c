@@ -146,11 +146,12 @@ static void note_retry(struct scheduler *s, const struct input *input)
 		s->retry_ns = input->retry_ns;
 }
 
-/* Back into the queue, if it is still at this submission, not to be run before wait_ns have passed. What it is counted for: */
+/* What is counted against a job. */
 struct trouble {
 	bool death, storage;
 };
 
+/* Back into the queue, if it is still wanted, and not to be run before wait_ns have passed. */
 static void requeue(struct scheduler *s, uint64_t id, uint64_t seq, struct trouble trouble, int64_t wait_ns)
 {
 	struct fs *fs = s->fs;
