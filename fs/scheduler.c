@@ -147,11 +147,12 @@ static void note_retry(struct scheduler *s, const struct input *input)
 		s->retry_ns = input->retry_ns;
 }
 
-/* Back into the queue, if it is still at this submission, not to be run before wait_ns have passed. What it is counted for: */
+/* What is counted against a job. */
 struct trouble {
 	bool death, storage;
 };
 
+/* Back into the queue, if it is still wanted, and not to be run before wait_ns have passed. */
 static void requeue(struct scheduler *s, uint64_t id, uint64_t seq, struct trouble trouble, int64_t wait_ns)
 {
 	struct fs *fs = s->fs;
@@ -306,12 +307,6 @@ static void handle_outcomes(struct scheduler *s)
 	}
 }
 
-/* Ran when a worker or a device failed: it may be the cause, or was only near. */
-static bool is_suspect(const struct input *input)
-{
-	return input->deaths || input->device_failures;
-}
-
 static bool may_run(void *user, const struct input *input)
 {
 	const struct worker_slot *slot = user;
@@ -334,7 +329,7 @@ static struct input *next_input(struct worker_slot *slot)
 		struct input *input = jobs_next(&fs->jobs, may_run, slot);
 		const struct tree_node *node = input ? tree_find(&fs->tree, input->id) : NULL;
 		bool unseen = node && node->unseen;
-		if (input && !unseen && !(slot->finishing.input && (slot->finishing.alone || is_suspect(input))))
+		if (input && !unseen && !(slot->finishing.input && (slot->finishing.alone || workers_suspect(input))))
 			return input;
 		fs->jobs.last_uid = last_uid; /* it keeps its turn, until that one has ended */
 		if (!unseen)
@@ -357,7 +352,7 @@ static bool take_next(struct worker_slot *slot, struct message_job *job, uint64_
 		*job = (struct message_job){.id = input->id, .options = input->options};
 		jobs_show_name(node, job->name, sizeof job->name);
 		*seq = input->seq;
-		*suspect = is_suspect(input);
+		*suspect = workers_suspect(input);
 		set_task(slot, &slot->running, input->id, input->seq); /* under the lock: a cancel has to find it */
 		jobs_set_state(&fs->jobs, input, INPUT_RUNNING, false);
 		record_input(fs_change(fs), input);
@@ -367,7 +362,8 @@ static bool take_next(struct worker_slot *slot, struct message_job *job, uint64_
 	return node != NULL;
 }
 
-static void start_job(struct worker_slot *slot)
+/* True: the job could not be given, so the worker may have another one at once. */
+static bool start_job(struct worker_slot *slot)
 {
 	struct scheduler *s = slot->scheduler;
 	struct worker_task *task = &slot->running;
@@ -376,22 +372,23 @@ static void start_job(struct worker_slot *slot)
 	uint64_t seq;
 	int fds[PROTOCOL_MAX_FDS];
 	if (!take_next(slot, &job, &seq, &task->alone))
-		return;
+		return false;
 	s->status_changed = true;
 	int error = outcome_prepare(s->fs, &job, &task->files, fds, &err);
 	if (error) {
 		handle_refusal(s, job.id, seq, error, err.text);
 		set_task(slot, task, 0, 0);
-		return;
+		return true;
 	}
 	bool given = worker_link_submit(slot->link, &job, fds, &err);
 	close(fds[0]);
 	if (given)
-		return;
+		return false;
 	fs_log("cannot give in/%s to the worker: %s", job.name, err.text); /* it is dying, or descriptors are short */
 	outcome_drop_files(s->fs, &task->files);
 	requeue(s, job.id, seq, (struct trouble){0}, S / 2);
 	set_task(slot, task, 0, 0);
+	return true;
 }
 
 /* ---- The loop. ---- */
@@ -514,7 +511,7 @@ static bool turn(struct scheduler *s)
 		struct worker_slot *slot = &s->workers.slots[i];
 		if (!slot->running.input && worker_link_report(slot->link)->state == WORKER_READY &&
 			!is_early(s, &slot->finishing)) /* its place is wanted when this one leaves the device */
-			start_job(slot);
+			more |= start_job(slot);
 	}
 	tell_status(s, fs_monotonic_ns());
 	return more;

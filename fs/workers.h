@@ -57,6 +57,12 @@ void workers_provide(struct workers *w, long queued, bool needs_cpu);
 /* Whether this worker may run this input. */
 bool workers_may_run(const struct workers *w, const struct worker_slot *slot, const struct input *input);
 
+/* Ran when a worker or a device failed: it may be the cause, or was only near. */
+static inline bool workers_suspect(const struct input *input)
+{
+	return input->deaths || input->device_failures;
+}
+
 /* Note that the device failed at the input. False: no other is left that could do it. */
 bool workers_note_failure(struct workers *w, const struct worker_slot *slot, struct input *input);
 

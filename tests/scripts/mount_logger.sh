@@ -13,16 +13,15 @@ give_up() {
 
 # look WHAT - 300 pictures that fail, each with a line for the log, and one that does not
 look() {
-	local i
 	# shellcheck disable=SC2016 # the inner shell's
 	timeout -s KILL 60 bash -c 'for i in $(seq 300); do echo "no picture" >"$1/broken-$i.gif"; done' - "$in" || give_up "$1"
 	timeout -s KILL 20 ls "$in" "$mnt/status" >/dev/null || give_up "$1"
-	for i in $(seq 300); do
+	for _ in $(seq 300); do
 		[ "$(timeout -s KILL 20 jq .failed "$mnt/status.json")" = 300 ] && break || sleep 0.2
 	done
 	"$tool" png "$dir/good.png" 1 2000
 	cp "$dir/good.png" "$in/"
-	for i in $(seq 300); do timeout -s KILL 20 test -e "$out/good.glb" && break || sleep 0.2; done
+	for _ in $(seq 300); do timeout -s KILL 20 test -e "$out/good.glb" && break || sleep 0.2; done
 	timeout -s KILL 20 test -e "$out/good.glb" || fail "$1: the next picture was not made"
 	[ "$(timeout -s KILL 20 jq .failed "$mnt/status.json")" = 300 ] || fail "$1: status: $(timeout -s KILL 20 cat "$mnt/status")"
 	timeout -s KILL 20 fusermount3 -u "$mnt" || fail "$1: cannot be unmounted"
