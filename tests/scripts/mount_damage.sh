@@ -167,6 +167,7 @@ damage_one() {
 		round+=", cut to $n of ${size[$id]}: $(printf %q "${path[$id]}") $id"
 		;;
 	*)
+		[[ $1 != *synced || -e $state/journal.synced ]] || return # done already
 		said=$("$damage" "$1" "$state" "$((RANDOM * 32768 + RANDOM))" 2>&1) || fail "$round: $1 cannot be done: $said"
 		round+=", $1: $said"
 		case $1 in

@@ -96,8 +96,8 @@ for archive in "$states"/*.tar.xz; do
 	[ ! -e "$dir/saved/lost" ] || fail "$name: --salvage finds lost files"
 	all_done "$name"
 	no_damage "$name"
-	[ "$today" = "$(head -c 8 "$state/journal")" ] || upgraded=1
-	[ -z "${upgraded:-}" ] || [ -e "$state/journal.$format" ] || fail "$name: no journal.$format is kept while it is mounted for the first time"
+	[ "$today" = "$(head -c 8 "$state/journal")" ] || upgraded+=" $name"
+	[[ " ${upgraded:-} " != *" $name "* ]] || [ -e "$state/journal.$format" ] || fail "$name: no journal.$format is kept while it is mounted for the first time"
 	mount_stop
 	[ ! -e "$state/journal.$format" ] || fail "$name: journal.$format is there after a clean unmount"
 	mount_start

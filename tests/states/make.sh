@@ -51,7 +51,8 @@ fusermount3 -u -z "$mnt"
 pack() { tar -C "$dir" --sort=name --format=posix --pax-option=delete=atime,delete=ctime --exclude=reserve --exclude=lock -cJf "$here/$1.tar.xz" state; }
 pack "$format"
 cp "$state/journal" "$dir/journal"
-truncate -s -7 "$state/journal"
+# what a crash leaves that cut a write short: bytes of a change behind what was synced
+head -c $(($(stat -c %s "$dir/journal") / 2)) "$dir/journal" | tail -c 30 >>"$state/journal"
 pack "$format-torn"
 cp "$dir/journal" "$state/journal"
 printf '\377' | dd of="$state/journal" bs=1 seek=$(($(stat -c %s "$dir/journal") / 2)) conv=notrunc status=none
