@@ -66,8 +66,11 @@ static void check_node(struct check *c, const struct tree_node *node)
 	const struct result *result = jobs_result(&c->fs.jobs, node->id);
 	int error = state_content_stat(&c->fs.state, node->id, &st);
 	const struct tree_node *source = result ? tree_find(&c->fs.tree, result->source) : NULL;
+	struct stat source_st;
+	if (source && (!source->parent || state_content_stat(&c->fs.state, source->id, &source_st) != 0))
+		source = NULL;
 	bool bytes = node->size > 0 || node->unsized;
-	if (result && source && source->parent && (error || (result->size && st.st_size != result->size))) {
+	if (source && (error || (result->size && st.st_size != result->size))) {
 		printf("incomplete: ");
 		print_name(node);
 		printf(": is made again\n");

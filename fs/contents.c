@@ -103,7 +103,7 @@ static bool make_again(struct fs *fs, struct tree_node *node, const struct resul
 {
 	struct input *input = jobs_find(&fs->jobs, result->source);
 	struct tree_node *source = tree_find(&fs->tree, result->source);
-	if (!input || !source || !source->parent)
+	if (!input || !source || !source->parent || source->missing)
 		return false;
 	int64_t now = fs_now_ns();
 	fs_log("out/%s is incomplete and is made again", node->name);
@@ -115,7 +115,7 @@ static bool make_again(struct fs *fs, struct tree_node *node, const struct resul
 		record_input(&fs->change, input);
 	}
 	fs_commit(fs, true); /* if not, the next start comes to the same end */
-	if (!source->unseen && input->state == INPUT_IDLE) {
+	if (input->state == INPUT_IDLE) {
 		source->dirty = source->flush_seen = true;
 		source->release_ns = source->write_ns = fs_monotonic_ns();
 		ingest_released(fs, source);
@@ -164,16 +164,30 @@ static void see(struct fs *fs, struct tree_node *node, int error, const struct s
 		settle_afresh(fs, node);
 }
 
+static bool is_unseen(const struct fs *fs, uint64_t id)
+{
+	const struct tree_node *node = id ? tree_find(&fs->tree, id) : NULL;
+	return node && node->unseen;
+}
+
 void contents_look(struct fs *fs, uint64_t id)
 {
 	struct stat st = {0};
 	if (fs->all_seen)
 		return;
+	pthread_mutex_lock(&fs->lock);
+	const struct result *result = jobs_result(&fs->jobs, id);
+	uint64_t source = result && !jobs_result(&fs->jobs, result->source) ? result->source : 0;
+	bool unseen = is_unseen(fs, id), source_unseen = unseen && is_unseen(fs, source);
+	pthread_mutex_unlock(&fs->lock);
+	if (!unseen)
+		return;
+	if (source_unseen) /* whether it can be made again depends on that */
+		contents_look(fs, source);
 	int error = state_content_stat(&fs->state, id, &st);
 	pthread_mutex_lock(&fs->lock);
-	struct tree_node *node = tree_find(&fs->tree, id);
-	if (node && node->unseen)
-		see(fs, node, error, &st);
+	if (is_unseen(fs, id))
+		see(fs, tree_find(&fs->tree, id), error, &st);
 	pthread_mutex_unlock(&fs->lock);
 }
 
