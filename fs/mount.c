@@ -237,8 +237,8 @@ bool mount_run(struct fs *fs, void (*ready)(void *user, const struct error *fail
 	special_silence(fs);
 	if (mounted)
 		fuse_session_unmount(session);
+	contents_stop(fs); /* it wakes the scheduler */
 	scheduler_stop(fs);
-	contents_stop(fs);
 	ingest_stop(fs);
 	sync_stop(fs);
 	if (session) {
