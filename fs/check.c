@@ -3,6 +3,7 @@
 
 #include "contents.h"
 #include "fs.h"
+#include "log.h"
 #include "mount.h"
 #include "sync.h"
 
@@ -12,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <syslog.h>
 #include <unistd.h>
 
 struct check {
@@ -263,7 +263,7 @@ int check_main(int n_arguments, char **arguments)
 		free(c);
 		return CHECK_USAGE;
 	}
-	openlog("trellisfs", LOG_PID, LOG_DAEMON);
+	log_open("trellisfs", false);
 	int status = run(c, path, repairs, to);
 	if (c->fs.state.path)
 		fs_finish(&c->fs);

@@ -144,6 +144,7 @@ static void see(struct fs *fs, struct tree_node *node, int error, const struct s
 	int64_t size = error ? (empty ? 0 : node->size) : st->st_size;
 	int64_t mtime_ns = error ? node->content_ns : st->st_mtim.tv_sec * INT64_C(1000000000) + st->st_mtim.tv_nsec;
 	node->unseen = node->unsized = false;
+	fs->unseen -= node->area == AREA_IN;
 	if (!node->parent)
 		return;			/* removed meanwhile */
 	bool missing = error && !empty; /* one that never had bytes is made when it gets some */

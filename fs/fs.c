@@ -134,6 +134,7 @@ static void settle_nodes(struct fs *fs)
 			if (S_ISREG(node->mode) && node->id >= TREE_FIRST_ID) {
 				fs->used_bytes += node->size;
 				node->unseen = true;
+				fs->unseen += node->area == AREA_IN;
 			}
 		}
 	}

@@ -74,6 +74,7 @@ struct fs {
 	struct state_recovery recovery; /* lock; constant after the start but for missing_files */
 	struct job_options config;	/* lock */
 	int64_t used_bytes;		/* lock: sizes of all files */
+	long unseen;			/* lock: files of in/ whose content has not been looked at since the start */
 	struct bytes change;		/* lock: scratch of fs_commit */
 	struct publication publication; /* lock */
 

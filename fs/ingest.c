@@ -179,7 +179,7 @@ void ingest_withdraw(struct fs *fs, struct tree_node *node)
 
 long ingest_waiting(const struct fs *fs)
 {
-	return fs->ingest ? fs->ingest->waiting : 0;
+	return fs->unseen + (fs->ingest ? fs->ingest->waiting : 0);
 }
 
 /* What a look needs, copied so that it can go without the lock. */

@@ -23,6 +23,6 @@ void ingest_removed(struct fs *fs, struct tree_node *node);  /* it has lost its 
 void ingest_submit(struct fs *fs, struct tree_node *node);   /* user.trellis.submit=1: now, whatever has been done */
 /* Its job is not wanted any more: a queued one leaves the queue, a running one is cancelled. */
 void ingest_withdraw(struct fs *fs, struct tree_node *node);
-long ingest_waiting(const struct fs *fs); /* files that settle */
+long ingest_waiting(const struct fs *fs); /* files that settle, or may have to, as nobody has looked yet */
 
 #endif

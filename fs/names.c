@@ -378,6 +378,8 @@ static void forget_job(struct fs *fs, const struct tree_node *node)
 void names_remove_node(struct fs *fs, struct tree_node *node, int64_t now_ns)
 {
 	forget_job(fs, node);
+	fs->unseen -= node->unseen && node->area == AREA_IN;
+	node->unseen = false;
 	ingest_removed(fs, node);
 	touch_folder(node->parent, now_ns);
 	node->ctime_ns = now_ns;

@@ -2,6 +2,7 @@
 #include "xattrs.h"
 
 #include "config.h"
+#include "contents.h"
 #include "ingest.h"
 #include "record.h"
 #include "scheduler.h"
@@ -196,6 +197,7 @@ int xattrs_get(struct fs *fs, uint64_t id, const char *name, char **value, size_
 	uint32_t len;
 	if (strncmp(name, "user.", 5) != 0)
 		return strncmp(name, "system.posix_acl", 16) == 0 ? EOPNOTSUPP : ENODATA;
+	contents_look(fs, id);
 	pthread_mutex_lock(&fs->lock);
 	const struct tree_node *node = tree_find(&fs->tree, id);
 	const char *key = node ? own_key(node, name) : NULL;
