@@ -102,8 +102,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	ok = fs_load(&fs, &options, path, STATE_MAKE, &report, &err);
 	if (!ok || report.damaged || report.torn || check(&fs) != n) {
-		fprintf(stderr, "%s; damaged %d, torn %d, contradictions %d, %zu nodes and then %zu\n", err.text, report.damaged, report.torn,
-			(int)report.contradictions, n, fs.tree.n_nodes);
+		fprintf(stderr, "%s; damaged %d, torn %d, contradictions %d, %zu nodes and then %zu\n", err.text,
+			report.damaged, report.torn, (int)report.contradictions, n, fs.tree.n_nodes);
 		abort();
 	}
 	fs_finish(&fs);
