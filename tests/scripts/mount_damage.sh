@@ -180,12 +180,14 @@ damage_one() {
 	kinds_done[$1]=$((${kinds_done[$1]:-0} + 1))
 }
 
-# names_hold - all that the base had is there, byte for byte, but for what was taken from contents/ and cannot be made again
+# names_hold - all that the base had is there, byte for byte, but for what was taken from contents/ and cannot be made again: a
+# result only where no picture was taken
 names_hold() {
-	local id pattern=$dir/except
+	local id pattern=$dir/except again=1
+	for id in "${missing[@]}"; do [[ " ${inputs[*]} " = *" $id "* ]] && again=0; done
 	printf '%s\n' "${inputs[0]}-" >"$pattern" # matches nothing
 	for id in "${missing[@]}" "${short[@]}"; do
-		[[ " ${remade[*]} " = *" $id "* ]] && continue
+		[ $again = 1 ] && [[ " ${remade[*]} " = *" $id "* ]] && continue
 		grep -zF "${path[$id]##*/}" <"$dir/base.files" >/dev/null && md5sum_line "${path[$id]}" >>"$pattern"
 	done
 	grep -vxFf "$pattern" "$dir/base.sums" | LC_ALL=C comm -23 - "$dir/now"
