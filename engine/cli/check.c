@@ -156,9 +156,8 @@ int command_check(int argc, char **argv)
 			k.wish.dtype = optarg;
 			break;
 		case 't':
-			k.wish.threads = atoi(optarg);
-			if (k.wish.threads < 1)
-				return cli_usage(argv[0], "--threads %s: wanted a number from 1", optarg);
+			if (!cli_number(&k.wish.threads, optarg, 1, 4096))
+				return cli_usage(argv[0], "--threads %s: wanted a number from 1 to 4096", optarg);
 			break;
 		case 'q':
 			c.quiet = true;

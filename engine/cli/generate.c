@@ -354,9 +354,8 @@ static bool take_option(struct settings *s, int option, const char *value, struc
 		return s->options.low_memory || !strcmp(value, "auto") ||
 		       error_set(err, "--memory %s: wanted auto or low", value);
 	case 't':
-		s->options.threads = (int)strtol(value, &end, 10);
-		return (!*end && s->options.threads > 0 && s->options.threads <= 4096) ||
-		       error_set(err, "--threads %s: wanted a number from 1", value);
+		return cli_number(&s->options.threads, value, 1, 4096) ||
+		       error_set(err, "--threads %s: wanted a number from 1 to 4096", value);
 	case OPT_TAPS:
 		s->taps = value;
 		return true;

@@ -61,6 +61,17 @@ static void print_help(void)
 	       "Exit status: 0 success, 1 something failed (one line on stderr says what), 2 wrong usage.\n");
 }
 
+bool cli_number(int *value, const char *text, int least, int most)
+{
+	char *end;
+	errno = 0;
+	long n = strtol(text, &end, 10);
+	if (end == text || *end || errno || n < least || n > most)
+		return false;
+	*value = (int)n;
+	return true;
+}
+
 int cli_fail(const char *argv0, const struct error *err)
 {
 	fprintf(stderr, "%s: %s\n", argv0, err->text);

@@ -526,14 +526,6 @@ static int run_worker(const char *argv0, const struct trellis_options *options)
 	_exit(ok ? 0 : 1);
 }
 
-static bool parse_count(int *count, const char *text, long most)
-{
-	char *end;
-	long n = strtol(text, &end, 10);
-	*count = (int)n;
-	return end != text && !*end && n >= 0 && n <= most;
-}
-
 enum { OPT_DTYPE = 256, OPT_MEMORY, OPT_HANG };
 
 int command_worker(int argc, char **argv)
@@ -553,7 +545,7 @@ int command_worker(int argc, char **argv)
 			options.device = optarg;
 			break;
 		case 't':
-			if (!parse_count(&options.threads, optarg, 4096))
+			if (!cli_number(&options.threads, optarg, 0, 4096))
 				return cli_usage(argv[0], "--threads %s is not a number from 0 to 4096", optarg);
 			break;
 		case OPT_DTYPE:
@@ -565,7 +557,7 @@ int command_worker(int argc, char **argv)
 				return cli_usage(argv[0], "--memory %s is neither auto nor low", optarg);
 			break;
 		case OPT_HANG:
-			if (!parse_count(&hang_s, optarg, 1000000))
+			if (!cli_number(&hang_s, optarg, 0, 1000000))
 				return cli_usage(argv[0], "--hang %s is not a number from 0 to 1000000", optarg);
 			/* Half of it, at most the two minutes that the engine waits by itself. */
 			options.probe_s = hang_s == 0 || hang_s > 240 ? 0 : (hang_s + 1) / 2;

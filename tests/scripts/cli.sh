@@ -46,6 +46,16 @@ expect 1 'not a model: it has no pipeline.json' inspect "$scratch"
 expect 2 'one model at a time' inspect a b
 expect 1 '^FAIL  model +nowhere: no such directory' doctor --model nowhere
 
+# A number is a whole argument and in its range.
+for command in bench check "generate x.png"; do
+	for threads in 4294967297 2x 0 -1 '' 99999999999999999999; do
+		# shellcheck disable=SC2086
+		expect 2 '--threads .*: wanted a number from 1 to 4096' $command --threads "$threads"
+	done
+done
+expect 2 '--threads 2x is not a number' worker --threads 2x
+expect 2 '--voxels 100x: wanted 10..1000000' bench --voxels 100x
+
 model=tests/golden/e2e
 expect 0 '^nothing is wrong$' inspect $model
 expect 0 '^note: makes simple objects' inspect # the embedded model says what it can do
