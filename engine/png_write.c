@@ -2,6 +2,7 @@
  * Source: PNG (Third Edition), sec. 5, 9.2 and 11.3.
  * Rows are filtered by Paeth or Up, whichever leaves smaller numbers: shaded pictures compress well by those. */
 #include "png_write.h"
+#include "threads.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -125,12 +126,12 @@ static uint8_t *compress_picture(const uint8_t *rgb, int width, int height, size
 	uint8_t *raw = malloc(raw_size), *out = NULL;
 	struct strip *strips = calloc((size_t)n, sizeof *strips);
 	int n_bad = !raw || !strips;
-#pragma omp parallel for schedule(static, 1) reduction(+ : n_bad) if (!n_bad)
+#pragma omp parallel for schedule(dynamic) num_threads(threads_now()) reduction(+ : n_bad) if (!n_bad)
 	for (int i = 0; i < (raw && strips ? n : 0); i++)
 		n_bad += !filter_rows(raw, rgb, row_size, i * STRIP_ROWS,
 			(i + 1) * STRIP_ROWS < height ? (i + 1) * STRIP_ROWS : height);
 	size_t strip_size = STRIP_ROWS * (row_size + 1);
-#pragma omp parallel for schedule(static, 1) reduction(+ : n_bad) if (!n_bad)
+#pragma omp parallel for schedule(dynamic) num_threads(threads_now()) reduction(+ : n_bad) if (!n_bad)
 	for (int i = 0; i < (n_bad ? 0 : n); i++)
 		n_bad += !compress_strip(&strips[i], raw, (size_t)i * strip_size,
 			i + 1 < n ? (size_t)(i + 1) * strip_size : raw_size, i + 1 == n);

@@ -44,6 +44,7 @@ void run_stage(struct run *run, enum trellis_stage stage, int step, int steps)
 	run->stage = stage;
 	run->step = step;
 	run->steps = steps;
+	threads_review(&run->threads);
 	report(run);
 }
 

@@ -47,7 +47,7 @@ void surface_finish(struct surface *s)
 
 void backend_init(struct backend *b, const struct backend_ops *ops, enum dtype act)
 {
-	*b = (struct backend){.ops = ops, .act = act};
+	*b = (struct backend){.ops = ops, .act = act, .threads = 1};
 }
 
 void backend_destroy(struct backend *b)

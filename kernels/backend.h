@@ -146,6 +146,7 @@ struct backend {
 	struct error error; /* meaningful once failed */
 	bool failed;
 	enum fault fault;	   /* of the last failure; backend_finish leaves it */
+	int threads;		   /* of its work on the host, at most; whoever opened it may lower it */
 	const atomic_bool *cancel; /* borrowed, may be NULL */
 	bool cancelled;		   /* the failure was a cancellation */
 	/* Progress of loading: called by who reads parameters, with how many numbers were read. May be NULL. */

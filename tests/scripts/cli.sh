@@ -66,6 +66,28 @@ expect 0 '^ok    model ' doctor --model $model
 [ $? = 1 ] && grep -q '^trellis inspect: cannot write the output: No space left' "$scratch/err" ||
 	fault "trellis inspect to a full disk: $(cat "$scratch/err")"
 
+# Threads spin for a short while only, unless the user has said how long.
+# spins PATTERN ASSIGNMENT...: with these in the environment, a job's own environment has a line that matches, and one only.
+spins() {
+	local pattern=$1 job lines=
+	shift
+	env -u GOMP_SPINCOUNT -u OMP_WAIT_POLICY "$@" "$trellis" generate --quiet --steps 1000 --model $model \
+		$model/input.png -o "$scratch/spin.glb" >/dev/null 2>&1 &
+	job=$!
+	for _ in $(seq 100); do
+		sleep 0.1
+		lines=$(tr '\0' '\n' <"/proc/$job/environ" | grep -E '^(GOMP_SPINCOUNT|OMP_WAIT_POLICY)=')
+		echo "$lines" | grep -qxE "$pattern" && break
+	done
+	[ "$(cat "/proc/$job/comm")" = trellis ] || fault "the program is called $(cat "/proc/$job/comm")"
+	kill $job
+	wait $job 2>/dev/null
+	echo "$lines" | grep -qxE "$pattern" && [ "$(echo "$lines" | wc -l)" = 1 ] || fault "with $*: '$lines' is not '$pattern'"
+}
+spins 'GOMP_SPINCOUNT=[1-9][0-9]*'
+spins 'GOMP_SPINCOUNT=7' GOMP_SPINCOUNT=7
+spins 'OMP_WAIT_POLICY=active' OMP_WAIT_POLICY=active
+
 # -L: a copy that may be damaged must never lead back to the original through a link.
 mkdir "$scratch/m" && cp -rL $model/. "$scratch/m" && chmod -R u+w "$scratch/m" || exit 1
 file=$(ls "$scratch"/m/ckpts/slat_dec_mesh*.safetensors)
