@@ -3,6 +3,7 @@
 #include "json_fields.h"
 #include "model.h"
 
+#include <math.h>
 #include <string.h>
 
 static bool check_pipeline(const char *name, const char *file, struct error *err)
@@ -80,6 +81,9 @@ static bool read_numbers(
 		if (!json_is_number(value))
 			return error_set(err, "%s: slat_normalization.%s[%zu] is not a number", file, key, i);
 		out[i] = (float)json_number_value(value);
+		if (!isfinite(out[i]))
+			return error_set(err, "%s: slat_normalization.%s[%zu] is %g, more than f32 holds", file, key, i,
+				json_number_value(value));
 	}
 	*n = (int)size;
 	return true;

@@ -36,6 +36,9 @@ void run_stage(struct run *run, enum trellis_stage stage, int step, int steps);
 /* So much work was done; reported at most ten times a second. */
 void run_worked(struct run *run, double operations);
 
+/* Latch an error unless x is finite: what the network of that role gives. Half precision overflows where weights want more. */
+void run_expect_finite(struct run *run, struct tensor x, const char *network);
+
 double clock_s(void);
 
 /* Hand x to the taps, if there are any. */

@@ -427,6 +427,14 @@ void op_pixel_shuffle(struct backend *b, struct tensor y, struct tensor x, int64
 	b->ops->pixel_shuffle(b, y, x, resolution);
 }
 
+bool op_is_finite(struct backend *b, struct tensor x)
+{
+	if (!backend_ok(b) || x.rows == 0)
+		return true;
+	assert(is_float(x));
+	return b->ops->is_finite(b, x);
+}
+
 void op_extract(struct backend *b, struct surface *s, struct tensor features, struct tensor coords, int64_t resolution,
 	bool has_color)
 {

@@ -3,6 +3,8 @@
  * Everything is f32; half precision weights are widened when they are loaded. */
 #include "cpu.h"
 
+#include <float.h>
+#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -229,6 +231,22 @@ static void cpu_pixel_shuffle(struct backend *b, struct tensor y, struct tensor 
 		}
 }
 
+static bool cpu_is_finite(struct backend *b, struct tensor x)
+{
+	struct cpu *c = cpu_of(b);
+	int bad = 0;
+#pragma omp parallel for schedule(dynamic, cpu_chunk(x)) num_threads(cpu_threads(c))                                   \
+	reduction(|                                                                                                    \
+		  : bad) if (cpu_is_large(x))
+	for (int64_t r = 0; r < x.rows; r++) {
+		const float *row = cpu_row(x, r);
+#pragma omp simd reduction(| : bad)
+		for (int64_t i = 0; i < x.cols; i++)
+			bad |= !(fabsf(row[i]) <= FLT_MAX);
+	}
+	return !bad;
+}
+
 static const struct backend_ops cpu_ops = {
 	.name = "cpu",
 	.destroy = cpu_destroy,
@@ -258,6 +276,7 @@ static const struct backend_ops cpu_ops = {
 	.gather_rows = cpu_gather_rows,
 	.downsample = cpu_downsample,
 	.pixel_shuffle = cpu_pixel_shuffle,
+	.is_finite = cpu_is_finite,
 	.extract = extract_on_host,
 };
 

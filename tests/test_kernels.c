@@ -581,6 +581,48 @@ Test(kernels, rows)
 	for_each_backend(check_rows);
 }
 
+/* Also where only the numbers between the rows are not finite, and where a half type has no room for the number. */
+static void check_finite(struct backend *b[2])
+{
+	static const int64_t shape[][3] = {{1, 1, 0}, {3, 7, 2}, {700, 101, 3}, {33, 1024, 0}, {64, 512, 8}};
+	static const float bad[] = {INFINITY, -INFINITY, NAN, -NAN};
+	for (size_t k = 0; k < sizeof shape / sizeof *shape; k++)
+		for (int i = 0; i < 2; i++) {
+			int64_t rows = shape[k][0], cols = shape[k][1], gap = shape[k][2];
+			struct tensor all = scratch_new(b[i], rows, cols + gap), x = tensor_columns(all, gap / 2, cols);
+			float *values = malloc((size_t)(rows * (cols + gap)) * sizeof *values), large = 1e6f,
+			      half = 6e4f;
+			for (int64_t j = 0; j < rows * (cols + gap); j++)
+				values[j] = NAN;
+			op_upload(b[i], all, values);
+			free(values);
+			values = noise(rows * cols, 1);
+			op_upload(b[i], x, values);
+			cr_expect(op_is_finite(b[i], x), "%lld x %lld", (long long)rows, (long long)cols);
+			for (int place = 0; place < 3; place++) {
+				int64_t at = place * (rows * cols - 1) / 2;
+				struct tensor one = tensor_columns(tensor_rows(x, at / cols, 1), at % cols, 1);
+				for (size_t j = 0; j < sizeof bad / sizeof *bad; j++) {
+					op_upload(b[i], one, bad + j);
+					cr_expect(!op_is_finite(b[i], x), "%g at %lld of %lld x %lld", (double)bad[j],
+						(long long)at, (long long)rows, (long long)cols);
+				}
+				op_upload(b[i], one, &large);
+				cr_expect_eq(op_is_finite(b[i], x), b[i]->act != DTYPE_F16);
+				op_upload(b[i], one, &half);
+				cr_expect(op_is_finite(b[i], x));
+			}
+			cr_expect(op_is_finite(b[i], tensor_rows(x, 0, 0)));
+			free(values);
+			scratch_release(b[i], 0);
+		}
+}
+
+Test(kernels, whether_numbers_are_finite)
+{
+	for_each_backend(check_finite);
+}
+
 static void check_subdivision(struct backend *b[2])
 {
 	enum { N = 37 };

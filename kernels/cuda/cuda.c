@@ -391,6 +391,20 @@ static void cuda_coords_up(struct backend *b, struct tensor children, struct ten
 	cuda_check(b, launch_coords_up(cuda_launch(b), children, parents), "coordinates");
 }
 
+static bool cuda_is_finite(struct backend *b, struct tensor x)
+{
+	int32_t bad = 0;
+	size_t mark = scratch_mark(b);
+	struct tensor flag = scratch_new_as(b, DTYPE_I32, 1, 1);
+	if (flag.data &&
+		cuda_check(
+			b, cudaMemsetAsync(flag.data, 0, sizeof bad, cuda_launch(b)->stream), "looking at numbers") &&
+		cuda_check(b, launch_is_finite(cuda_launch(b), x, flag.data), "looking at numbers"))
+		cuda_download_i32(b, &bad, flag);
+	scratch_release(b, mark);
+	return !bad;
+}
+
 /* ---- life ---- */
 
 static void cuda_destroy(struct backend *b)
@@ -447,5 +461,6 @@ const struct backend_ops cuda_ops = {
 	.gather_rows = cuda_gather_rows,
 	.downsample = cuda_downsample,
 	.pixel_shuffle = cuda_pixel_shuffle,
+	.is_finite = cuda_is_finite,
 	.extract = cuda_extract,
 };

@@ -59,6 +59,27 @@ refuse 2 'no picture was named' -o "$out"
 for name in glb obj ply stl gaussian.ply preview.png; do
 	[ -s "$out/input.$name" ] || fault "out/input.$name is missing"
 done
+# Numbers that overflow are told as that, with the network's name, and not as an empty picture.
+copy_model() {
+	rm -rf "$scratch/m"
+	cp -rL tests/golden/e2e "$scratch/m" && chmod -R u+w "$scratch/m"
+}
+for pair in image_cond_model:dinov2/model sparse_structure_flow_model:ckpts/ss_flow_img_dit_16l8 \
+	sparse_structure_decoder:ckpts/ss_dec_conv3d_16l8 slat_flow_model:ckpts/slat_flow_img_dit_64l8p2 \
+	slat_decoder_mesh:ckpts/slat_dec_mesh_swin8_64l8m256c slat_decoder_gs:ckpts/slat_dec_gs_swin8_64l8gs; do
+	copy_model
+	file=$scratch/m/${pair#*:}.safetensors
+	size=$(stat -c %s "$file")
+	# 7f7f7f7f is 3.4e38, and 7f7f no number in f16
+	head -c 4000 /dev/zero | tr '\0' '\177' | dd of="$file" bs=1 seek=$((size - 4000)) conv=notrunc status=none
+	refuse 1 "input.png: ${pair%:*}: the result is not finite in f32: " --model "$scratch/m" --format glb,gaussian.ply $input -o "$out"
+done
+copy_model
+jq '.args.slat_normalization.std[3] = 3e38' tests/golden/e2e/pipeline.json >"$scratch/m/pipeline.json"
+refuse 1 'slat_normalization: channel 3 of the latent is not finite with std 3e\+38' --model "$scratch/m" $input -o "$out"
+jq '.args.slat_normalization.std[3] = 1e300' tests/golden/e2e/pipeline.json >"$scratch/m/pipeline.json"
+refuse 1 'slat_normalization.std\[3\] is 1e\+300, more than f32 holds' --model "$scratch/m" $input -o "$out"
+
 # One bad picture does not stop the others; a name with a space keeps it; no preview when not asked for.
 cp $input "$bad/a chair.png"
 "$trellis" generate --quiet --steps 1 --no-preview "$bad/text.png" "$bad/a chair.png" -o "$out" >/dev/null 2>&1
