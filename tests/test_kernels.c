@@ -623,6 +623,32 @@ Test(kernels, whether_numbers_are_finite)
 	for_each_backend(check_finite);
 }
 
+/* A device whose loops count in 32 bits must refuse what is beyond, and not leave it out. Nothing is touched: there is no such
+ * memory. */
+static void check_too_large(struct backend *b[2])
+{
+	struct error err = {""};
+	struct tensor x = place_noise(b[1], 1, 8, 0, 1), y = place_noise(b[1], 1, 8, 0, 2);
+	x.cols = y.cols = x.stride = y.stride = 1;
+	x.rows = y.rows = (int64_t)1 << 32;
+	op_activate(b[1], x, x, ACT_SILU);
+	cr_expect(!backend_finish(b[1], &err), "silently nothing was done");
+	op_combine(b[1], y, 1, x, 0, TENSOR_NONE);
+	cr_expect(!backend_finish(b[1], &err), "silently nothing was done");
+	struct weight *gamma = weight_noise(b[1], WEIGHT_VECTOR, 8, 1, 3);
+	x.cols = x.stride = 8;
+	op_rms_norm_heads(b[1], x, gamma, 1);
+	cr_expect(!backend_finish(b[1], &err), "silently nothing was done");
+	weight_destroy(b[1], gamma);
+}
+
+Test(kernels, more_rows_than_a_device_counts_are_an_error)
+{
+	if (!test_plugin())
+		cr_skip_test("no plugin");
+	for_each_backend(check_too_large);
+}
+
 static void check_subdivision(struct backend *b[2])
 {
 	enum { N = 37 };
