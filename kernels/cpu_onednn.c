@@ -4,6 +4,8 @@
  * The two generations of oneDNN differ in how descriptors are made and passed; the first section hides that. */
 #include "cpu_onednn.h"
 #include "backend_impl.h"
+#include "cpu_simd.h"
+#include "threads.h"
 
 #include <dnnl.h>
 #include <omp.h>
@@ -114,6 +116,7 @@ enum { TYPICAL_ROWS = 1024 };
 
 struct key {
 	enum weight_kind kind;
+	int threads; /* that it is planned for */
 	bool has_bias;
 	int64_t n, x_stride, y_stride; /* n: rows, or the resolution */
 	int64_t out, in;
@@ -127,7 +130,10 @@ struct cached {
 };
 
 struct onednn {
-	int threads; /* always: the last bits of a product may depend on it, and the same job gives the same mesh */
+	int threads;
+	/* Fewer where threads wait for processors. Only with AVX-512: its results don't depend on their number, those of older
+	 * instruction sets do, and the same job gives the same mesh whatever else runs. */
+	bool follows;
 	dnnl_engine_t engine;
 	dnnl_stream_t stream;
 	struct cached ring[RING];
@@ -138,7 +144,7 @@ struct onednn {
 static int threads_enter(const struct onednn *o)
 {
 	int theirs = omp_get_max_threads();
-	omp_set_num_threads(o->threads);
+	omp_set_num_threads(o->follows ? threads_of(o->threads) : o->threads);
 	return theirs;
 }
 
@@ -183,6 +189,7 @@ struct onednn *onednn_create(int threads, struct error *err)
 		return NULL;
 	}
 	o->threads = threads;
+	o->follows = simd_level(2) != NULL;
 	dnnl_set_primitive_cache_capacity(0); /* its own cache holds 1,024: every job of another size would add to it */
 	if (dnnl_engine_create(&o->engine, dnnl_cpu, 0) != dnnl_success)
 		goto fail;
@@ -282,8 +289,8 @@ done:
 
 static bool same_key(const struct key *a, const struct key *b)
 {
-	return a->kind == b->kind && a->has_bias == b->has_bias && a->n == b->n && a->x_stride == b->x_stride &&
-	       a->y_stride == b->y_stride && a->out == b->out && a->in == b->in;
+	return a->kind == b->kind && a->threads == b->threads && a->has_bias == b->has_bias && a->n == b->n &&
+	       a->x_stride == b->x_stride && a->y_stride == b->y_stride && a->out == b->out && a->in == b->in;
 }
 
 /* The cached primitive of shape k for a weight laid out as w. */
@@ -460,10 +467,11 @@ static dnnl_status_t execute(struct onednn *o, const struct key *k, struct tenso
 	return status ? status : dnnl_stream_wait(o->stream);
 }
 
-static bool run(struct onednn *o, const struct key *k, struct tensor y, struct tensor x, struct onednn_weight *w,
+static bool run(struct onednn *o, struct key *k, struct tensor y, struct tensor x, struct onednn_weight *w,
 	const float *bias, struct error *err)
 {
 	int theirs = threads_enter(o);
+	k->threads = omp_get_max_threads();
 	dnnl_status_t status = execute(o, k, y, x, w, bias);
 	threads_leave(theirs);
 	if (!status)

@@ -30,11 +30,11 @@ struct threads_trend {
 	int patience; /* that many before another thread is tried; 0: THREADS_PATIENCE */
 	bool trying;  /* the last review allowed one more */
 };
-enum { THREADS_PATIENCE = 4, THREADS_MOST_PATIENCE = 16 };
+enum { THREADS_PATIENCE = 1, THREADS_MOST_PATIENCE = 16 };
 
 /* The trend after a review of a span in which `most` threads were wanted and the share `waited` (0..1) of the time that a
- * thread could run it waited for a processor. More than a fifth: as many threads fewer. Less than a twentieth, several times
- * in a row: one more; when that was too much, it is tried again after twice as long. */
+ * thread could run it waited for a processor. More than a fifth: as many threads fewer. Less than a twentieth: one
+ * more; when that was too much, it is tried again after twice as many reviews. */
 void threads_judge(struct threads_trend *trend, int most, double waited);
 
 /* Where a thread stood at its last review. Zeroes at first; one a job of a thread that starts loops. */

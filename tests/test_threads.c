@@ -94,9 +94,7 @@ Test(threads, as_many_fewer_as_wait_and_one_more_when_none_does)
 	cr_expect_eq(t.allowed, 11);
 	judge(&t, 16, 0.1, 100);
 	cr_expect_eq(t.allowed, 11, "some still wait");
-	judge(&t, 16, 0.01, THREADS_PATIENCE - 1);
-	cr_expect_eq(t.allowed, 11);
-	judge(&t, 16, 0.01, 1);
+	judge(&t, 16, 0.01, THREADS_PATIENCE);
 	cr_expect_eq(t.allowed, 12);
 	judge(&t, 16, 0.01, 100);
 	cr_expect_eq(t.allowed, 16);
