@@ -81,6 +81,22 @@ void buffer_decimal(struct buffer *b, double value, int decimals)
 	append_digits(b, scaled % one, decimals);
 }
 
+ssize_t file_read(int fd, void *bytes, size_t size)
+{
+	size_t done = 0;
+	while (done < size) {
+		ssize_t n = pread(fd, (char *)bytes + done, size - done, (off_t)done);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -1;
+		if (n == 0)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
 static bool write_all(const struct buffer *b, int fd)
 {
 	for (size_t done = 0; done < b->size;) {

@@ -332,16 +332,8 @@ static bool read_file(struct buffer *b, int fd, const char *path, struct error *
 	uint8_t *at = buffer_extend(b, (size_t)st.st_size);
 	if (!at)
 		return buffer_ok(b, path, err);
-	for (size_t left = (size_t)st.st_size; left;) {
-		ssize_t n = read(fd, at, left);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return error_set(err, "%s: %s", path, n ? strerror(errno) : "the file became shorter");
-		at += n;
-		left -= (size_t)n;
-	}
-	return true;
+	ssize_t n = file_read(fd, at, (size_t)st.st_size);
+	return n == st.st_size || error_set(err, "%s: %s", path, n < 0 ? strerror(errno) : "the file became shorter");
 }
 
 bool glb_load(struct trellis_mesh *m, const char *path, struct error *err)

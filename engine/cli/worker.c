@@ -153,19 +153,13 @@ static bool read_picture(const struct task *task, struct trellis_image *image, s
 		return error_set(err, "reading the picture: %s", strerror(errno));
 	if ((uint64_t)st.st_size > MAX_PICTURE_BYTES)
 		return error_set(err, "the picture has %lld bytes, over 1 GiB", (long long)st.st_size);
-	size_t size = (size_t)st.st_size, have = 0;
+	size_t size = (size_t)st.st_size;
 	uint8_t *bytes = malloc(size ? size : 1);
 	if (!bytes)
 		return error_set(err, "out of memory: %zu bytes for the picture", size);
-	while (have < size) {
-		ssize_t n = pread(task->fds[0], bytes + have, size - have, (off_t)have);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			break;
-		have += (size_t)n;
-	}
-	bool ok = trellis_image_decode(image, bytes, have, task->job.name, err);
+	ssize_t n = file_read(task->fds[0], bytes, size);
+	bool ok = n < 0 ? error_set(err, "reading the picture: %s", strerror(errno))
+			: trellis_image_decode(image, bytes, (size_t)n, task->job.name, err);
 	free(bytes);
 	return ok;
 }
