@@ -257,7 +257,9 @@ static void read_extras(const struct reader *r)
 	const char *cutout = json_string_value(json_object_get(extras, "cutout"));
 	snprintf(r->m->model, sizeof r->m->model, "%s", model ? model : "");
 	snprintf(r->m->cutout, sizeof r->m->cutout, "%s", cutout ? cutout : "");
-	r->m->seed = (uint64_t)json_integer_value(json_object_get(extras, "seed"));
+	const json_t *seed = json_object_get(extras, "seed"); /* see json_seed in glb.c */
+	r->m->seed =
+		json_is_string(seed) ? strtoull(json_string_value(seed), NULL, 10) : (uint64_t)json_integer_value(seed);
 }
 
 static bool read_meshes(const struct reader *r)
