@@ -53,6 +53,17 @@ refuse 2 "'fbx' is none of" --format glb,fbx $input -o "$out"
 refuse 2 '--steps 0' --steps 0 $input
 refuse 2 '--seed -1' --seed -1 $input
 refuse 2 'no picture was named' -o "$out"
+# What could not be written, or would replace another result, is refused before the work.
+mkdir "$bad/d1" "$bad/d2"
+cp $input "$bad/d1/a.png"
+cp $input "$bad/d2/a.jpg"
+long=$(printf '%0246d' 0)
+cp $input "$bad/$long.png"
+refuse 1 "two pictures have the same name: both would become $scratch/new/a\\.\*" "$bad/d1/a.png" $input "$bad/d2/a.jpg" -o "$scratch/new"
+refuse 1 'two pictures have the same name' $input $input -o "$out"
+refuse 1 'x.fbx: its extension is none of glb' $input -o "$scratch/x.fbx"
+refuse 1 "$long.png: the name of its .preview.png would be too long" "$bad/$long.png" -o "$scratch/new"
+[ ! -e "$scratch/new" ] && [ ! -e "$scratch/x.fbx" ] || fault "a refused call made a folder"
 [ -z "$(ls -A "$out" 2>/dev/null)" ] || fault "a failed run left $(ls "$out")"
 
 "$trellis" generate --quiet --steps 1 --format glb,obj,ply,stl,gaussian.ply $input -o "$out" >/dev/null || fault "all formats: $?"
@@ -85,6 +96,18 @@ cp $input "$bad/a chair.png"
 "$trellis" generate --quiet --steps 1 --no-preview "$bad/text.png" "$bad/a chair.png" -o "$out" >/dev/null 2>&1
 [ $? = 1 ] || fault "one bad picture of two: status is not 1"
 [ -s "$out/a chair.glb" ] && [ ! -e "$out/a chair.preview.png" ] || fault "the good picture of two: $(ls "$out")"
+
+# A file is called as it was named; a directory may have a point in its name; the longest names there are can be used.
+"$trellis" generate --quiet --steps 1 $input -o "$scratch/X.GLB" >/dev/null || fault "X.GLB: $?"
+[ -s "$scratch/X.GLB" ] && [ -s "$scratch/X.preview.png" ] && [ ! -e "$scratch/X.glb" ] || fault "X.GLB: $(ls "$scratch")"
+"$trellis" generate --quiet --steps 1 --no-preview --format gaussian.ply $input -o "$scratch/run.2" >"$scratch/stdout" || fault "run.2: $?"
+[ -s "$scratch/run.2/input.gaussian.ply" ] || fault "run.2: $(ls "$scratch/run.2")"
+grep -q '/input.gaussian.ply: [0-9]* Gaussians in ' "$scratch/stdout" || fault "of Gaussians is said: $(cat "$scratch/stdout")"
+"$trellis" generate --quiet --steps 1 --no-preview "$bad/$long.png" -o "$scratch/run.2/" >/dev/null || fault "a long name: $?"
+[ -s "$scratch/run.2/$long.glb" ] || fault "a long name: $(ls "$scratch/run.2")"
+"$trellis" generate --quiet --steps 1 --no-preview $input -o "$scratch/all.glb" >/dev/null
+"$trellis" generate --quiet --steps 1 --no-preview --simplify 0 $input -o "$scratch/zero.glb" >/dev/null || fault "--simplify 0: $?"
+cmp -s "$scratch/all.glb" "$scratch/zero.glb" || fault "--simplify 0 does not keep all"
 
 # The taps of a run hold every intermediate (their values: check.sh).
 "$trellis" generate --quiet --no-preview $input --taps "$scratch/taps.safetensors" -o "$scratch/x.glb" >/dev/null ||
