@@ -470,11 +470,14 @@ bool preview_append_png(struct buffer *out, const struct trellis_mesh *m, struct
 	const float pitch_deg = 18;
 	uint8_t *rgb = malloc((size_t)SIZE * SIZE * VIEWS * 3);
 	struct preview *p = preview_create(m, err);
+	struct png png;
 	bool ok = p && (rgb || error_set(err, "the preview: out of memory"));
 	for (int i = 0; ok && i < VIEWS; i++)
 		ok = preview_draw(p, rgb + 3 * SIZE * i, SIZE, SIZE, SIZE * VIEWS, yaw_deg[i], pitch_deg, err);
-	const uint8_t *frame = rgb;
-	ok = ok && png_append(out, &frame, 1, SIZE * VIEWS, SIZE, 0, err);
+	if (ok) {
+		png_begin(&png, out, SIZE * VIEWS, SIZE, 1, 0);
+		ok = png_frame(&png, rgb, err);
+	}
 	preview_destroy(p);
 	free(rgb);
 	return ok;
