@@ -62,6 +62,9 @@ expect 0 '^note: makes simple objects' inspect # the embedded model says what it
 expect 0 '^    F[0-9]+ +\[[0-9, ]+\] input_layer.weight$' inspect --tensors $model
 expect 0 '^ok    device     cpu: .* computes what the oracle computes' doctor --model $model
 expect 0 '^ok    model ' doctor --model $model
+mkdir "$scratch/giant" && cp -rL $model/. "$scratch/giant" && chmod -R u+w "$scratch/giant" || exit 1
+jq '.use_swiglu_ffn = true' $model/dinov2/config.json >"$scratch/giant/dinov2/config.json"
+expect 1 '^fault: image_cond_model: .*SwiGLU .* is not supported' inspect "$scratch/giant"
 "$trellis" inspect $model >/dev/full 2>"$scratch/err"
 [ $? = 1 ] && grep -q '^trellis inspect: cannot write the output: No space left' "$scratch/err" ||
 	fault "trellis inspect to a full disk: $(cat "$scratch/err")"
