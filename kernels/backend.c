@@ -70,6 +70,7 @@ static void fail(struct backend *b, enum fault fault, const char *format, va_lis
 	if (b->failed)
 		return;
 	vsnprintf(b->error.text, sizeof b->error.text, format, args);
+	error_one_line(b->error.text);
 	b->fault = fault;
 	b->failed = true;
 }

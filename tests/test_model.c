@@ -212,6 +212,9 @@ Test(model, refuses_descriptions_by_name)
 	expect_refused(tiny_encoder, "dinov2_with_registers", "dinov2", "wanted \"dinov2_with_registers\"");
 	expect_refused(tiny_encoder, "\"mlp_ratio\": 1", "\"hidden_act\": \"silu\"", "hidden_act \"silu\"");
 	expect_refused(tiny_encoder, "\"mlp_ratio\": 1", "\"qkv_bias\": false", "qkv_bias false is not supported");
+	/* Whatever a name holds, the error is one line and leaves a terminal alone. */
+	expect_refused(tiny_ss_dec, "SparseStructureDecoder", "T\\n\\u001b[31m\\u007f\\u0085",
+		"class \"T??[31m???\" has no part");
 }
 
 Test(model, refuses_pipelines_by_name)
