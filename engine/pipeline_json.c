@@ -32,6 +32,25 @@ static bool read_interval(
 		return error_set(err, "%s: %s.cfg_interval is not a pair of numbers", file, where);
 	for (int i = 0; i < 2; i++)
 		interval[i] = json_number_value(json_array_get(list, (size_t)i));
+	return (interval[0] >= 0 && interval[0] <= interval[1] && interval[1] <= 1) ||
+	       error_set(err, "%s: %s.cfg_interval is %g to %g, wanted a part of 0 to 1", file, where, interval[0],
+		       interval[1]);
+}
+
+/* Others are misspelt or another pipeline's: left out they would leave a default in force. */
+static bool check_params(const json_t *params, const char *file, const char *where, struct error *err)
+{
+	static const char *const known[] = {"steps", "rescale_t", "cfg_strength", "cfg_interval", "verbose"};
+	const char *key;
+	json_t *value;
+	json_object_foreach((json_t *)params, key, value)
+	{
+		size_t i = 0;
+		while (i < sizeof known / sizeof *known && strcmp(known[i], key) != 0)
+			i++;
+		if (i == sizeof known / sizeof *known)
+			return error_set(err, "%s: %s has an unknown parameter \"%.60s\"", file, where, key);
+	}
 	return true;
 }
 
@@ -52,6 +71,8 @@ static bool read_sampler(
 		read.guided = false;
 	else if (!has_interval && strcmp(class, "FlowEulerCfgSampler") != 0)
 		return error_set(err, "%s: unknown sampler \"%.80s\" in %s", file, class, key);
+	if (!check_params(params, file, key, err))
+		return false;
 	if (!json_fields_double(&read.sigma_min, json_object_get(sampler, "args"), "sigma_min", 0, 1, file, key, err))
 		return false;
 	if (json_object_get(params, "steps") && !json_fields_int(&read.steps, params, "steps", 1, 1000, file, key, err))

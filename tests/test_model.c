@@ -231,6 +231,12 @@ Test(model, refuses_pipelines_by_name)
 	expect_open_fails(m, "unknown sampler \"FlowHeunSampler\" in slat_sampler");
 	write_pipeline(m, "\"steps\": 25", "\"steps\": 0");
 	expect_open_fails(m, "sparse_structure_sampler.steps is 0");
+	write_pipeline(m, "[0.5, 0.95]", "[0.95, 0.5]");
+	expect_open_fails(m, "sparse_structure_sampler.cfg_interval is 0.95 to 0.5, wanted a part of 0 to 1");
+	write_pipeline(m, "\"cfg_strength\"", "\"guidance_strength\"");
+	expect_open_fails(m, "sparse_structure_sampler has an unknown parameter \"guidance_strength\"");
+	write_pipeline(m, "\"std\": [1, 2]", "\"std\": [1, 4e38]");
+	expect_open_fails(m, "slat_normalization.std[1] is 4e+38, more than f32 holds");
 	write_pipeline(m, "\"std\": [1, 2]", "\"std\": [1]");
 	expect_open_fails(m, "2 means and 1 deviations");
 	write_pipeline(m, "\"ckpts/ss_flow\"", "7");
