@@ -356,12 +356,8 @@ static char *describe_unknown(const struct arg *table, const json_t *args, const
 		const struct arg *a = table;
 		while (a->name && strcmp(a->name, key) != 0)
 			a++;
-		if (a->name)
-			continue;
-		char *note = text_format("%s: unknown argument \"%.60s\" ignored", file, key);
-		if (note)
-			error_one_line(note);
-		return note;
+		if (!a->name)
+			return text_format("%s: unknown argument \"%.60s\" ignored", file, key);
 	}
 	return strdup("");
 }

@@ -121,6 +121,16 @@ static bool read_normalization(struct model *m, const json_t *args, const char *
 	       error_set(err, "%s: slat_normalization has %d means and %d deviations", file, m->n_latent_norm, n_std);
 }
 
+/* A reference becomes a path, which notes and errors name. */
+static bool is_reference(const json_t *value)
+{
+	const char *text = json_string_value(value);
+	for (; text && *text; text++)
+		if ((unsigned char)*text < 0x20 || *text == 0x7f)
+			return false;
+	return text;
+}
+
 static bool read_roles(const json_t *args, const char *file,
 	bool (*role)(void *user, const char *role, const char *reference, struct error *err), void *user,
 	struct error *err)
@@ -132,13 +142,13 @@ static bool read_roles(const json_t *args, const char *file,
 		return error_set(err, "%s: args lacks \"models\"", file);
 	json_object_foreach((json_t *)models, key, value)
 	{
-		if (!json_is_string(value))
-			return error_set(err, "%s: models.%.80s is not a string", file, key);
+		if (!is_reference(value))
+			return error_set(err, "%s: models.%.80s is not a string of printable characters", file, key);
 		if (!role(user, key, json_string_value(value), err))
 			return false;
 	}
-	if (encoder && !json_is_string(encoder))
-		return error_set(err, "%s: args.image_cond_model is not a string", file);
+	if (encoder && !is_reference(encoder))
+		return error_set(err, "%s: args.image_cond_model is not a string of printable characters", file);
 	return !encoder || role(user, model_role_name(ROLE_ENCODER), json_string_value(encoder), err);
 }
 

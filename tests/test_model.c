@@ -241,6 +241,8 @@ Test(model, refuses_pipelines_by_name)
 	expect_open_fails(m, "2 means and 1 deviations");
 	write_pipeline(m, "\"ckpts/ss_flow\"", "7");
 	expect_open_fails(m, "models.sparse_structure_flow_model is not a string");
+	write_pipeline(m, "\"ckpts/ss_flow\"", "\"ckpts/ss\\u001b[31mflow\"");
+	expect_open_fails(m, "models.sparse_structure_flow_model is not a string of printable characters");
 	write_pipeline(m, "\"slat_flow_model\": \"ckpts/slat_flow\", ", "");
 	expect_open_fails(m, "names no slat_flow_model");
 	write_pipeline(m, "\"mean\": [0, 0.5], \"std\": [1, 2]", "\"mean\": [0], \"std\": [1]");
