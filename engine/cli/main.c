@@ -61,6 +61,8 @@ static void print_help(void)
 	       "  TRELLIS_MODEL_PATH        the model when none is named\n"
 	       "  HF_HUB_CACHE, HF_HOME     where the Hugging Face cache is (default ~/.cache/huggingface)\n"
 	       "  TORCH_HOME                where torch.hub's cache is (default ~/.cache/torch)\n"
+	       "  GOMP_SPINCOUNT,           how long threads wait awake for each other: shortly unless one is set\n"
+	       "  OMP_WAIT_POLICY\n"
 	       "\n"
 	       "Exit status: 0 success, 1 something failed (one line on stderr says what), 2 wrong usage.\n");
 }
