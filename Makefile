@@ -83,7 +83,7 @@ MODEL_LIB := $(BUILD)/libtrellis.a
 FS_LIB := $(BUILD)/libtrellisfs.a
 OBJ = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm state_damage \
-	fscore random_model large_compare) \
+	fscore random_model large_compare change_tensor) \
 	$(foreach p,fake missing none,$(BUILD)/tests/plugins/$(p)/trellis-cuda.so) $(BUILD)/tests/slow_disk.so
 FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 PROGRAMS := $(if $(CLI_SRC),$(BUILD)/trellis) $(if $(wildcard fs/main.c),$(BUILD)/trellisfs)
@@ -156,7 +156,7 @@ $(BUILD)/examples/%: $(BUILD)/obj/examples/%.o $(MODEL_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS)
 
-$(BUILD)/tests/fscore $(BUILD)/tests/random_model $(BUILD)/tests/large_compare: $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(MODEL_LIB)
+$(addprefix $(BUILD)/tests/,fscore random_model large_compare change_tensor): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(MODEL_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS)
 

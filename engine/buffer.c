@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,6 +82,22 @@ void buffer_decimal(struct buffer *b, double value, int decimals)
 	append_digits(b, scaled % one, decimals);
 }
 
+ssize_t file_read(int fd, void *bytes, size_t size)
+{
+	size_t done = 0;
+	while (done < size) {
+		ssize_t n = pread(fd, (char *)bytes + done, size - done, (off_t)done);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -1;
+		if (n == 0)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
 static bool write_all(const struct buffer *b, int fd)
 {
 	for (size_t done = 0; done < b->size;) {
@@ -130,6 +147,22 @@ static bool save_beside(const struct buffer *b, const char *path, const char *te
 	return ok || error_set(err, "%s: %s", path, strerror(cause));
 }
 
+/* PATH.PID.part, of a long name its beginning only; malloc'd. */
+static char *temporary_path(const char *path)
+{
+	const char *base = strrchr(path, '/');
+	char ending[32];
+	base = base ? base + 1 : path;
+	size_t folder = (size_t)(base - path), length = strlen(base),
+	       room = NAME_MAX - (size_t)snprintf(ending, sizeof ending, ".%ld.part", (long)getpid());
+	if (length > room) {
+		length = room;
+		while (length > 1 && ((unsigned char)base[length] & 0xc0) == 0x80) /* whole characters */
+			length--;
+	}
+	return text_format("%.*s%s", (int)(folder + length), path, ending);
+}
+
 bool buffer_save(const struct buffer *b, const char *path, struct error *err)
 {
 	struct stat st;
@@ -137,7 +170,7 @@ bool buffer_save(const struct buffer *b, const char *path, struct error *err)
 		return false;
 	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
 		return save_through(b, path, err);
-	char *temporary = text_format("%s.%ld.part", path, (long)getpid());
+	char *temporary = temporary_path(path);
 	if (!temporary)
 		return error_set(err, "%s: out of memory", path);
 	bool ok = save_beside(b, path, temporary, err);

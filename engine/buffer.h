@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct buffer {
 	uint8_t *data;
@@ -26,6 +27,9 @@ void buffer_text(struct buffer *b, const char *text);
 /* The number with `decimals` (at most 9) digits after a point, whatever the locale. Beyond +-1e9: that limit. */
 void buffer_decimal(struct buffer *b, double value, int decimals);
 void buffer_integer(struct buffer *b, int64_t value);
+
+/* The first size bytes of a regular file, or all that it has, whatever pieces the system hands out: how many; -1 and errno. */
+ssize_t file_read(int fd, void *bytes, size_t size);
 
 /* All bytes to fd, from where it stands. name is used in errors. */
 bool buffer_write(const struct buffer *b, int fd, const char *name, struct error *err);

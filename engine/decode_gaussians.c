@@ -119,6 +119,7 @@ bool gaussian_decoder_forward(struct run *run, const struct gaussian_decoder *d,
 		layer_norm(run, h, h, 1e-5f);
 		linear_forward(run, out, h, &d->out_layer);
 		tap(run, out, "out_layer");
+		run_expect_finite(run, out, model_role_name(ROLE_GAUSSIAN_DECODER));
 		op_download(b, rows, out);
 	}
 	scratch_release(b, mark);

@@ -155,6 +155,7 @@ static struct tensor features_forward(struct run *run, const struct mesh_decoder
 		subdivide_forward(run, &d->up[1], fine, middle, children, grandchildren, 1);
 		scratch_release(b, inner);
 		linear_forward(run, out, fine, &d->out_layer);
+		run_expect_finite(run, out, model_role_name(ROLE_MESH_DECODER));
 	}
 	voxels_finish(&voxels);
 	scratch_release(b, mark);

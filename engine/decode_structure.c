@@ -151,6 +151,7 @@ void structure_decoder_forward(
 	else
 		op_layer_norm(b, x, x, &norm);
 	conv(run, logits, x, &d->out_conv, resolution, TENSOR_NONE);
+	run_expect_finite(run, logits, model_role_name(ROLE_STRUCTURE_DECODER));
 	scratch_release(b, mark);
 }
 

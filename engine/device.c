@@ -10,6 +10,7 @@
 
 #include "plugin.h"
 #include "probe.h"
+#include "threads.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -217,6 +218,8 @@ static bool open_ordinal(struct device *d, const struct trellis_plugin *plugin, 
 	if (!attempt_within(a, limit_of(wish), err))
 		return false;
 	*d = (struct device){.backend = a->backend, .plugin = plugin};
+	if (d->backend && wish->threads > 0 && wish->threads < d->backend->threads)
+		d->backend->threads = wish->threads;
 	d->info.memory_bytes = a->about.memory_bytes;
 	d->info.ordinal = ordinal;
 	snprintf(d->info.name, sizeof d->info.name, "%s:%d %s", plugin->name, ordinal, a->about.name);
@@ -354,6 +357,7 @@ bool device_open(struct device *d, const struct device_wish *wish, struct error 
 	int ordinal, count;
 
 	*d = (struct device){0};
+	threads_limit(wish->threads);
 	if (!strcmp(name, "auto"))
 		return open_auto(d, wish, err);
 	if (parse_cuda(name, &ordinal)) {

@@ -13,7 +13,7 @@ enum { DEVICE_PROBE_S = 120 }; /* a first start may compile kernels */
 struct device_wish {
 	const char *name;  /* "auto" (NULL), "cpu", "reference" (the oracle), "cuda", "cuda:N" */
 	const char *dtype; /* of activations: "f32", "f16", "bf16"; NULL: f16 on CUDA, f32 elsewhere */
-	int threads;	   /* of the CPU; 0: all that the process may use */
+	int threads;	   /* of all work on the CPU (threads.h); 0: all that the process may use, or OMP_NUM_THREADS */
 	int probe_s;	   /* so long a device may take to answer; 0: DEVICE_PROBE_S */
 };
 

@@ -344,6 +344,7 @@ void image_encoder_forward(struct run *run, const struct image_encoder *e, struc
 	}
 	tap(run, x, "x_prenorm");
 	layer_norm(run, tokens, x, 1e-5f);
+	run_expect_finite(run, tokens, model_role_name(ROLE_ENCODER));
 	scratch_release(b, mark);
 }
 

@@ -58,8 +58,6 @@ bool encoder_config_derive(struct model_config *g, const char *file, struct erro
 		return error_set(
 			err, "%s: image_size %d with patch_size %d cannot be", file, g->image_size, g->patch_size);
 	g->mlp_channels = (int)(g->model_channels * g->mlp_ratio);
-	if (g->swiglu)
-		g->mlp_channels = (g->mlp_channels * 2 / 3 + 7) / 8 * 8;
 	if (g->mlp_channels < 1)
 		return error_set(err, "%s: mlp_ratio %g leaves the MLP without channels", file, g->mlp_ratio);
 	g->out_channels = g->model_channels;
@@ -98,8 +96,25 @@ bool checkpoint_parse_encoder(struct checkpoint *c, const char *json, size_t siz
 	return ok;
 }
 
+bool encoder_config_runs(const struct model_config *g, const char *file, struct error *err)
+{
+	return !g->swiglu || error_set(err,
+				     "%s: an image encoder with SwiGLU (use_swiglu_ffn, DINOv2 giant) is not "
+				     "supported; the official models "
+				     "have DINOv2 large",
+				     file);
+}
+
 bool checkpoint_open_encoder(struct checkpoint *c, const char *directory, struct error *err)
 {
-	return checkpoint_open_files(c, text_format("%s/config.json", directory),
-		text_format("%s/model.safetensors", directory), directory, checkpoint_parse_encoder, err);
+	struct checkpoint opened;
+	if (!checkpoint_open_files(&opened, text_format("%s/config.json", directory),
+		    text_format("%s/model.safetensors", directory), directory, checkpoint_parse_encoder, err))
+		return false;
+	if (!encoder_config_runs(&opened.config, directory, err)) {
+		checkpoint_finish(&opened);
+		return false;
+	}
+	*c = opened;
+	return true;
 }

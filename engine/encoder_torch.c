@@ -42,11 +42,7 @@ static bool derive(struct model_config *g, const struct safetensors *f, struct e
 	if (!patch)
 		return false;
 	bool swiglu = safetensors_find(f, "blocks.0.mlp.w12.weight") != NULL;
-	int mlp = swiglu ? get_dim(f, "blocks.0.mlp.w3.weight", 2, 1, err)
-			 : get_dim(f, "blocks.0.mlp.fc1.weight", 2, 0, err);
 	int side = (int)lround(sqrt(tokens - 1));
-	if (!mlp)
-		return false;
 	if (side * side != tokens - 1)
 		return error_set(
 			err, "%s: a position table of %d tokens is not square", safetensors_path(f), tokens - 1);
@@ -62,10 +58,10 @@ static bool derive(struct model_config *g, const struct safetensors *f, struct e
 		.swiglu = swiglu,
 		.mlp_ratio = 4,
 	};
-	if (!encoder_config_derive(g, safetensors_path(f), err))
+	if (!encoder_config_derive(g, safetensors_path(f), err) || !encoder_config_runs(g, safetensors_path(f), err))
 		return false;
-	g->mlp_channels = mlp;
-	return true;
+	g->mlp_channels = get_dim(f, "blocks.0.mlp.fc1.weight", 2, 0, err);
+	return g->mlp_channels != 0;
 }
 
 bool checkpoint_open_torch_encoder(struct checkpoint *c, const char *path, struct error *err)

@@ -5,6 +5,7 @@
  * not the exact float32 of the data is an error. */
 #include "writers.h"
 
+#include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
 #include <string.h>
@@ -106,12 +107,20 @@ static json_t *json_text(const char *text)
 	return json_stringn(copy, n);
 }
 
+/* A number, or its digits where jansson has no such numbers. */
+static json_t *json_seed(uint64_t seed)
+{
+	char digits[24];
+	snprintf(digits, sizeof digits, "%" PRIu64, seed);
+	return seed <= INT64_MAX ? json_integer((json_int_t)seed) : json_string(digits);
+}
+
 static json_t *describe(struct writer *w)
 {
 	const struct trellis_mesh *m = w->m;
 	int indices = (int)json_array_size(w->accessors) - 1;
-	json_t *extras = json_pack("{s:o, s:s, s:I}", "model", json_text(m->model), "version", TRELLISFS_VERSION,
-		"seed", (json_int_t)m->seed);
+	json_t *extras = json_pack("{s:o, s:s, s:o}", "model", json_text(m->model), "version", TRELLISFS_VERSION,
+		"seed", json_seed(m->seed));
 	if (m->cutout[0])
 		json_object_set_new(extras, "cutout", json_text(m->cutout));
 	json_t *material = json_pack("{s:s, s:b, s:{s:[ffff], s:f, s:f}}", "name", "surface", "doubleSided", 0,

@@ -257,7 +257,9 @@ static void read_extras(const struct reader *r)
 	const char *cutout = json_string_value(json_object_get(extras, "cutout"));
 	snprintf(r->m->model, sizeof r->m->model, "%s", model ? model : "");
 	snprintf(r->m->cutout, sizeof r->m->cutout, "%s", cutout ? cutout : "");
-	r->m->seed = (uint64_t)json_integer_value(json_object_get(extras, "seed"));
+	const json_t *seed = json_object_get(extras, "seed"); /* see json_seed in glb.c */
+	r->m->seed =
+		json_is_string(seed) ? strtoull(json_string_value(seed), NULL, 10) : (uint64_t)json_integer_value(seed);
 }
 
 static bool read_meshes(const struct reader *r)
@@ -332,16 +334,8 @@ static bool read_file(struct buffer *b, int fd, const char *path, struct error *
 	uint8_t *at = buffer_extend(b, (size_t)st.st_size);
 	if (!at)
 		return buffer_ok(b, path, err);
-	for (size_t left = (size_t)st.st_size; left;) {
-		ssize_t n = read(fd, at, left);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return error_set(err, "%s: %s", path, n ? strerror(errno) : "the file became shorter");
-		at += n;
-		left -= (size_t)n;
-	}
-	return true;
+	ssize_t n = file_read(fd, at, (size_t)st.st_size);
+	return n == st.st_size || error_set(err, "%s: %s", path, n < 0 ? strerror(errno) : "the file became shorter");
 }
 
 bool glb_load(struct trellis_mesh *m, const char *path, struct error *err)

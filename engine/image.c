@@ -4,6 +4,7 @@
  * Files come from strangers. Sizes are checked before memory is asked for, damage is an error and never a half grey
  * picture, bytes after the end of the picture are ignored. */
 #include "image.h"
+#include "buffer.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -118,7 +119,7 @@ static uint8_t *read_file(size_t *size, const char *path, size_t limit, struct e
 		return NULL;
 	}
 	uint8_t *bytes = NULL;
-	size_t used = 0;
+	ssize_t n = 0;
 	if (!S_ISREG(st.st_mode)) {
 		error_set(err, "%s: is %s, not an image file", path,
 			S_ISDIR(st.st_mode) ? "a directory" : "not a regular file");
@@ -128,19 +129,13 @@ static uint8_t *read_file(size_t *size, const char *path, size_t limit, struct e
 	} else if (!(bytes = malloc((size_t)st.st_size + 1))) {
 		error_set(err, "%s: out of memory reading %lld bytes", path, (long long)st.st_size);
 	}
-	ssize_t n = 1;
-	while (bytes && n != 0 && used < (size_t)st.st_size) {
-		n = read(fd, bytes + used, (size_t)st.st_size - used);
-		if (n > 0) {
-			used += (size_t)n;
-		} else if (n < 0 && errno != EINTR) {
-			error_set(err, "%s: %s", path, strerror(errno));
-			free(bytes);
-			bytes = NULL;
-		}
+	if (bytes && (n = file_read(fd, bytes, (size_t)st.st_size)) < 0) {
+		error_set(err, "%s: %s", path, strerror(errno));
+		free(bytes);
+		bytes = NULL;
 	}
 	close(fd);
-	*size = used;
+	*size = (size_t)n;
 	return bytes;
 }
 

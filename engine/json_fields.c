@@ -2,6 +2,7 @@
  * Used by checkpoint.c, encoder_config.c and pipeline_json.c, on top of jansson. */
 #include "json_fields.h"
 
+#include "buffer.h"
 #include "tensor_file.h"
 
 #include <errno.h>
@@ -42,7 +43,7 @@ char *json_fields_read(const char *path, size_t *size, struct error *err)
 	} else if (!(text = malloc(length + 1))) {
 		error_set(err, "%s: out of memory", path);
 	} else {
-		ssize_t n = read(fd, text, length);
+		ssize_t n = file_read(fd, text, length);
 		if (n < 0) {
 			error_set(err, "%s: %s", path, strerror(errno));
 			free(text);

@@ -7,6 +7,8 @@
 
 /* Check the encoder's sizes and fill in those that follow from others. */
 bool encoder_config_derive(struct model_config *g, const char *file, struct error *err);
+/* Whether encode_image.c can run it: an encoder that is found and can not is told, and not passed over. */
+bool encoder_config_runs(const struct model_config *g, const char *file, struct error *err);
 
 /* Open a description and its tensors; parse_text is checkpoint_parse or checkpoint_parse_encoder. Takes both paths (NULL: there
  * was no memory for them). */

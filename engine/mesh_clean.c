@@ -1,6 +1,7 @@
 /* mesh_clean.c - weld, drop what is not surface, drop specks, drop unused vertices.
  * Steps of mesh_from_surface (mesh.c). */
 #include "mesh_clean.h"
+#include "threads.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -108,7 +109,7 @@ bool mesh_weld(struct trellis_mesh *m, struct error *err)
 	uint8_t *drop = calloc((size_t)m->n_faces + 1, 1);
 	bool ok = same && drop ? find_equal_vertices(m, same, err) : mesh_no_memory(m, err);
 	if (ok) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic, 1024) num_threads(threads_now())
 		for (int64_t f = 0; f < m->n_faces; f++) {
 			for (int i = 0; i < 3; i++)
 				m->faces[3 * f + i] = same[m->faces[3 * f + i]];

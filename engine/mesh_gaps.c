@@ -7,6 +7,7 @@
  * cut off before, always at the shortest chord, which sews cracks and smooths a jagged border. Loops are found one after another
  * and filled side by side: a filling looks at the edges of the mesh as it was, not at other fillings. */
 #include "mesh_clean.h"
+#include "threads.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -63,7 +64,7 @@ static bool half_edges_copy(
 /* Reduce h to the border: of the half-edges a -> b as many as outnumber b -> a. Half-edges that go become -1. */
 static void keep_border(struct half_edges *border, const struct half_edges *all, int64_t n_vertices)
 {
-#pragma omp parallel for schedule(dynamic, 4096)
+#pragma omp parallel for schedule(dynamic, 4096) num_threads(threads_now())
 	for (int32_t a = 0; a < n_vertices; a++)
 		for (int64_t i = all->first[a]; i < all->first[a + 1]; i++) {
 			int32_t b = all->to[i];
@@ -289,7 +290,7 @@ static bool fill_loops(struct trellis_mesh *m, const struct half_edges *all, str
 	if (faces)
 		m->faces = faces;
 	if (ok) {
-#pragma omp parallel
+#pragma omp parallel num_threads(threads_now())
 		{
 			struct filler *g = malloc(sizeof *g);
 #pragma omp for schedule(dynamic, 16)

@@ -3,6 +3,7 @@
  * so that colours carry over as they are. */
 #include "mesh.h"
 #include "mesh_clean.h"
+#include "threads.h"
 
 #include <float.h>
 #include <math.h>
@@ -147,7 +148,7 @@ static bool simplify_cells(struct trellis_mesh *m, float share, struct error *er
 	int64_t largest = 0;
 	for (int i = 0; ok && i < ALL_CELLS; i++)
 		largest = c.first[i + 1] - c.first[i] > largest ? c.first[i + 1] - c.first[i] : largest;
-#pragma omp parallel if (ok)
+#pragma omp parallel num_threads(threads_now()) if (ok)
 	{
 		struct cell_room room = {0};
 		bool has_room = ok && cell_room_init(&room, m->n_vertices, largest);

@@ -79,6 +79,7 @@ static bool add_note(struct model *m, const char *text, struct error *err)
 	char *note = text_format("%s%s%s", m->note, *m->note ? "; " : "", text);
 	if (!note)
 		return error_set(err, "%s: out of memory", m->path);
+	error_one_line(note); /* names in it come from files */
 	free(m->note);
 	m->note = note;
 	return true;

@@ -238,7 +238,7 @@ static void list_gaussian_decoder(const struct list *l, const struct model_confi
 
 /* The two naming schemes of DINOv2. */
 struct encoder_names {
-	const char *cls, *positions, *registers, *mask, *patch, *block, *scale1, *scale2, *gate_in, *gate_out, *norm;
+	const char *cls, *positions, *registers, *mask, *patch, *block, *scale1, *scale2, *norm;
 };
 
 static const struct encoder_names hugging_face_names = {
@@ -250,8 +250,6 @@ static const struct encoder_names hugging_face_names = {
 	.block = "encoder.layer",
 	.scale1 = ".layer_scale1.lambda1",
 	.scale2 = ".layer_scale2.lambda1",
-	.gate_in = ".mlp.weights_in",
-	.gate_out = ".mlp.weights_out",
 	.norm = "layernorm",
 };
 
@@ -264,8 +262,6 @@ static const struct encoder_names torch_hub_names = {
 	.block = "blocks",
 	.scale1 = ".ls1.gamma",
 	.scale2 = ".ls2.gamma",
-	.gate_in = ".mlp.w12",
-	.gate_out = ".mlp.w3",
 	.norm = "norm",
 };
 
@@ -301,13 +297,8 @@ static void list_encoder(const struct list *l, const struct model_config *g, boo
 		put_encoder_attention(l, base, c, hub_names);
 		put(l, DIMS(c), "%s%s", base, n->scale1);
 		put_norm(l, SUB(base, ".norm2"), c);
-		if (g->swiglu) {
-			put_linear(l, SUB(base, n->gate_in), 2 * g->mlp_channels, c);
-			put_linear(l, SUB(base, n->gate_out), c, g->mlp_channels);
-		} else {
-			put_linear(l, SUB(base, ".mlp.fc1"), g->mlp_channels, c);
-			put_linear(l, SUB(base, ".mlp.fc2"), c, g->mlp_channels);
-		}
+		put_linear(l, SUB(base, ".mlp.fc1"), g->mlp_channels, c);
+		put_linear(l, SUB(base, ".mlp.fc2"), c, g->mlp_channels);
 		put(l, DIMS(c), "%s%s", base, n->scale2);
 	}
 	put_norm(l, n->norm, c);

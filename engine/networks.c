@@ -14,7 +14,7 @@ enum { RESIDENT_BYTES = 1 << 29, NONE = -1, STARTING = ROLE_COUNT };
 struct networks {
 	const struct model *model;
 	struct backend *backend;
-	bool stay;
+	bool stay;		  /* written under the lock, by the job's thread, which alone reads it without */
 	double bytes[ROLE_COUNT]; /* of the weights that stay while a network is loaded */
 	void *loaded[ROLE_COUNT]; /* the job's thread's */
 
@@ -324,7 +324,9 @@ bool networks_shrink(struct networks *n)
 	bool gives = n->stay || n->used > 0;
 	pthread_mutex_unlock(&n->lock);
 	networks_stop(n);
+	pthread_mutex_lock(&n->lock);
 	n->stay = n->may_ahead = false;
+	pthread_mutex_unlock(&n->lock);
 	release_all(n);
 	end_thread(n);
 	return gives;
@@ -344,7 +346,9 @@ bool networks_load_ahead(const struct networks *n)
 
 void networks_let_leave(struct networks *n)
 {
+	pthread_mutex_lock(&n->lock);
 	n->stay = false;
+	pthread_mutex_unlock(&n->lock);
 }
 
 struct networks *networks_create(const struct model *m, struct backend *b, uint64_t free_bytes)

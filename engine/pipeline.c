@@ -14,6 +14,7 @@
 #include "stages.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -421,6 +422,10 @@ static bool sample_latent(struct trellis *t, struct job *job, struct rng *rng, s
 	for (int64_t i = 0; ok && i < count; i++) {
 		int64_t channel = i % latent->channels;
 		latent->feats[i] = latent->feats[i] * t->model->latent_std[channel] + t->model->latent_mean[channel];
+		if (!isfinite(latent->feats[i]))
+			ok = error_set(err,
+				"slat_normalization: channel %" PRId64 " of the latent is not finite with std %g",
+				channel, (double)t->model->latent_std[channel]);
 	}
 	if (ok)
 		record_latent(t->record, latent, false);
@@ -490,6 +495,9 @@ static bool latent_check(const struct trellis *t, const struct trellis_latent *l
 		if (l->coords[i] < 0 || l->coords[i] >= l->resolution)
 			return error_set(err, "voxel %" PRId64 " of the latent lies outside the grid of %d", i / 3,
 				l->resolution);
+	for (int64_t i = 0; i < l->n * l->channels; i++)
+		if (!isfinite(l->feats[i]))
+			return error_set(err, "voxel %" PRId64 " of the latent is not finite", i / l->channels);
 	return true;
 }
 

@@ -3,6 +3,7 @@
 #include "json_fields.h"
 #include "model.h"
 
+#include <math.h>
 #include <string.h>
 
 static bool check_pipeline(const char *name, const char *file, struct error *err)
@@ -31,6 +32,25 @@ static bool read_interval(
 		return error_set(err, "%s: %s.cfg_interval is not a pair of numbers", file, where);
 	for (int i = 0; i < 2; i++)
 		interval[i] = json_number_value(json_array_get(list, (size_t)i));
+	return (interval[0] >= 0 && interval[0] <= interval[1] && interval[1] <= 1) ||
+	       error_set(err, "%s: %s.cfg_interval is %g to %g, wanted a part of 0 to 1", file, where, interval[0],
+		       interval[1]);
+}
+
+/* Others are misspelt or another pipeline's: left out they would leave a default in force. */
+static bool check_params(const json_t *params, const char *file, const char *where, struct error *err)
+{
+	static const char *const known[] = {"steps", "rescale_t", "cfg_strength", "cfg_interval", "verbose"};
+	const char *key;
+	json_t *value;
+	json_object_foreach((json_t *)params, key, value)
+	{
+		size_t i = 0;
+		while (i < sizeof known / sizeof *known && strcmp(known[i], key) != 0)
+			i++;
+		if (i == sizeof known / sizeof *known)
+			return error_set(err, "%s: %s has an unknown parameter \"%.60s\"", file, where, key);
+	}
 	return true;
 }
 
@@ -51,6 +71,8 @@ static bool read_sampler(
 		read.guided = false;
 	else if (!has_interval && strcmp(class, "FlowEulerCfgSampler") != 0)
 		return error_set(err, "%s: unknown sampler \"%.80s\" in %s", file, class, key);
+	if (!check_params(params, file, key, err))
+		return false;
 	if (!json_fields_double(&read.sigma_min, json_object_get(sampler, "args"), "sigma_min", 0, 1, file, key, err))
 		return false;
 	if (json_object_get(params, "steps") && !json_fields_int(&read.steps, params, "steps", 1, 1000, file, key, err))
@@ -80,6 +102,9 @@ static bool read_numbers(
 		if (!json_is_number(value))
 			return error_set(err, "%s: slat_normalization.%s[%zu] is not a number", file, key, i);
 		out[i] = (float)json_number_value(value);
+		if (!isfinite(out[i]))
+			return error_set(err, "%s: slat_normalization.%s[%zu] is %g, more than f32 holds", file, key, i,
+				json_number_value(value));
 	}
 	*n = (int)size;
 	return true;
@@ -96,6 +121,16 @@ static bool read_normalization(struct model *m, const json_t *args, const char *
 	       error_set(err, "%s: slat_normalization has %d means and %d deviations", file, m->n_latent_norm, n_std);
 }
 
+/* A reference becomes a path, which notes and errors name. */
+static bool is_reference(const json_t *value)
+{
+	const char *text = json_string_value(value);
+	for (; text && *text; text++)
+		if ((unsigned char)*text < 0x20 || *text == 0x7f)
+			return false;
+	return text;
+}
+
 static bool read_roles(const json_t *args, const char *file,
 	bool (*role)(void *user, const char *role, const char *reference, struct error *err), void *user,
 	struct error *err)
@@ -107,13 +142,13 @@ static bool read_roles(const json_t *args, const char *file,
 		return error_set(err, "%s: args lacks \"models\"", file);
 	json_object_foreach((json_t *)models, key, value)
 	{
-		if (!json_is_string(value))
-			return error_set(err, "%s: models.%.80s is not a string", file, key);
+		if (!is_reference(value))
+			return error_set(err, "%s: models.%.80s is not a string of printable characters", file, key);
 		if (!role(user, key, json_string_value(value), err))
 			return false;
 	}
-	if (encoder && !json_is_string(encoder))
-		return error_set(err, "%s: args.image_cond_model is not a string", file);
+	if (encoder && !is_reference(encoder))
+		return error_set(err, "%s: args.image_cond_model is not a string of printable characters", file);
 	return !encoder || role(user, model_role_name(ROLE_ENCODER), json_string_value(encoder), err);
 }
 

@@ -2,6 +2,7 @@
  * Source: PNG (Third Edition), sec. 5, 9.2 and 11.3.
  * Rows are filtered by Paeth or Up, whichever leaves smaller numbers: shaded pictures compress well by those. */
 #include "png_write.h"
+#include "threads.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -125,12 +126,12 @@ static uint8_t *compress_picture(const uint8_t *rgb, int width, int height, size
 	uint8_t *raw = malloc(raw_size), *out = NULL;
 	struct strip *strips = calloc((size_t)n, sizeof *strips);
 	int n_bad = !raw || !strips;
-#pragma omp parallel for schedule(static, 1) reduction(+ : n_bad) if (!n_bad)
+#pragma omp parallel for schedule(dynamic) num_threads(threads_now()) reduction(+ : n_bad) if (!n_bad)
 	for (int i = 0; i < (raw && strips ? n : 0); i++)
 		n_bad += !filter_rows(raw, rgb, row_size, i * STRIP_ROWS,
 			(i + 1) * STRIP_ROWS < height ? (i + 1) * STRIP_ROWS : height);
 	size_t strip_size = STRIP_ROWS * (row_size + 1);
-#pragma omp parallel for schedule(static, 1) reduction(+ : n_bad) if (!n_bad)
+#pragma omp parallel for schedule(dynamic) num_threads(threads_now()) reduction(+ : n_bad) if (!n_bad)
 	for (int i = 0; i < (n_bad ? 0 : n); i++)
 		n_bad += !compress_strip(&strips[i], raw, (size_t)i * strip_size,
 			i + 1 < n ? (size_t)(i + 1) * strip_size : raw_size, i + 1 == n);
@@ -143,24 +144,23 @@ static uint8_t *compress_picture(const uint8_t *rgb, int width, int height, size
 	return out;
 }
 
-static void append_frame_control(struct buffer *out, uint32_t sequence, int width, int height, int frame_ms)
+static void append_frame_control(struct png *p)
 {
 	uint8_t control[26] = {0}; /* no offset, no disposal, no blending */
-	put_u32(control, sequence);
-	put_u32(control + 4, (uint32_t)width);
-	put_u32(control + 8, (uint32_t)height);
-	control[20] = (uint8_t)(frame_ms >> 8);
-	control[21] = (uint8_t)frame_ms;
+	put_u32(control, p->sequence++);
+	put_u32(control + 4, (uint32_t)p->width);
+	put_u32(control + 8, (uint32_t)p->height);
+	control[20] = (uint8_t)(p->frame_ms >> 8);
+	control[21] = (uint8_t)p->frame_ms;
 	control[22] = 1000 >> 8;
 	control[23] = 1000 & 255;
-	append_chunk(out, "fcTL", control, sizeof control);
+	append_chunk(p->out, "fcTL", control, sizeof control);
 }
 
-bool png_append(struct buffer *out, const uint8_t *const *frames, int n_frames, int width, int height, int frame_ms,
-	struct error *err)
+void png_begin(struct png *p, struct buffer *out, int width, int height, int n_frames, int frame_ms)
 {
 	uint8_t header[13] = {0}, animation[8] = {0};
-	uint32_t sequence = 0;
+	*p = (struct png){out, width, height, n_frames, frame_ms, 0, 0};
 	put_u32(header, (uint32_t)width);
 	put_u32(header + 4, (uint32_t)height);
 	header[8] = 8; /* bits */
@@ -171,21 +171,24 @@ bool png_append(struct buffer *out, const uint8_t *const *frames, int n_frames, 
 	append_chunk(out, "sRGB", (const uint8_t[]){0}, 1);
 	if (n_frames > 1)
 		append_chunk(out, "acTL", animation, sizeof animation);
-	for (int i = 0; i < n_frames; i++) {
-		size_t size;
-		uint8_t *packed = compress_picture(frames[i], width, height, 4, &size);
-		if (!packed)
-			return error_set(err, "a picture of %d x %d: out of memory", width, height);
-		if (n_frames > 1)
-			append_frame_control(out, sequence++, width, height, frame_ms);
-		if (i == 0) {
-			append_chunk(out, "IDAT", packed + 4, size - 4);
-		} else {
-			put_u32(packed, sequence++);
-			append_chunk(out, "fdAT", packed, size);
-		}
-		free(packed);
+}
+
+bool png_frame(struct png *p, const uint8_t *rgb, struct error *err)
+{
+	size_t size;
+	uint8_t *packed = compress_picture(rgb, p->width, p->height, 4, &size);
+	if (!packed)
+		return error_set(err, "a picture of %d x %d: out of memory", p->width, p->height);
+	if (p->n_frames > 1)
+		append_frame_control(p);
+	if (p->done++ == 0) {
+		append_chunk(p->out, "IDAT", packed + 4, size - 4);
+	} else {
+		put_u32(packed, p->sequence++);
+		append_chunk(p->out, "fdAT", packed, size);
 	}
-	append_chunk(out, "IEND", NULL, 0);
-	return buffer_ok(out, "a picture", err);
+	free(packed);
+	if (p->done == p->n_frames)
+		append_chunk(p->out, "IEND", NULL, 0);
+	return buffer_ok(p->out, "a picture", err);
 }

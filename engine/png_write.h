@@ -4,8 +4,16 @@
 
 #include "buffer.h"
 
-/* frames[n_frames]: [height, width, 3] each. With several, each is shown frame_ms milliseconds, for ever around. */
-bool png_append(struct buffer *out, const uint8_t *const *frames, int n_frames, int width, int height, int frame_ms,
-	struct error *err);
+/* A file that is being appended to out, which it borrows. */
+struct png {
+	struct buffer *out;
+	int width, height, n_frames, frame_ms, done;
+	uint32_t sequence;
+};
+
+/* n_frames pictures will follow, 1 at least. Several are each shown frame_ms milliseconds, for ever around. */
+void png_begin(struct png *p, struct buffer *out, int width, int height, int n_frames, int frame_ms);
+/* The next one, [height, width, 3]: only its compressed form is kept. The file is complete after the last. */
+bool png_frame(struct png *p, const uint8_t *rgb, struct error *err);
 
 #endif

@@ -8,6 +8,7 @@
 #include "mesh_clean.h"
 #include "png_write.h"
 #include "preview_light.h"
+#include "threads.h"
 #include "writers.h"
 
 #include <math.h>
@@ -65,7 +66,7 @@ static void measure(struct preview *p)
 static void place_points(struct preview *p)
 {
 	const struct trellis_mesh *m = &p->m;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic, 1024) num_threads(threads_now())
 	for (int64_t v = 0; v < m->n_vertices; v++) {
 		memcpy(p->points[v].position, m->vertices + 3 * v, 3 * sizeof(float));
 		memcpy(p->points[v].normal, m->normals + 3 * v, 3 * sizeof(float));
@@ -270,7 +271,7 @@ static bool sort_into_bands(struct frame *f)
 		free(rows);
 		return false;
 	}
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic, 1024) num_threads(threads_now())
 	for (int64_t i = 0; i < n; i++)
 		rows[i] = triangle_rows(f, i);
 	/* Counting sort; at[k + 1] is where band k writes until all are in. */
@@ -445,12 +446,12 @@ bool preview_draw(const struct preview *p, uint8_t *rgb, int width, int height, 
 	ok = ok && light_from_key(f.key, p->points, p->n_points, &p->m, f.towards_key, err);
 	if (ok) {
 		smooth_floor(f.key + p->m.n_vertices, 1);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic, 1024) num_threads(threads_now())
 		for (int64_t v = 0; v < p->m.n_vertices; v++)
 			camera_project(&f.camera, p->m.vertices + 3 * v, f.at[v]);
 		ok = sort_into_bands(&f) || mesh_no_memory(&p->m, err);
 	}
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) num_threads(threads_now())
 	for (int band = 0; band < (ok ? count_bands(&f) : 0); band++)
 		draw_band(&f, band, rgb, row_pixels);
 	free(f.band_faces);
@@ -469,11 +470,14 @@ bool preview_append_png(struct buffer *out, const struct trellis_mesh *m, struct
 	const float pitch_deg = 18;
 	uint8_t *rgb = malloc((size_t)SIZE * SIZE * VIEWS * 3);
 	struct preview *p = preview_create(m, err);
+	struct png png;
 	bool ok = p && (rgb || error_set(err, "the preview: out of memory"));
 	for (int i = 0; ok && i < VIEWS; i++)
 		ok = preview_draw(p, rgb + 3 * SIZE * i, SIZE, SIZE, SIZE * VIEWS, yaw_deg[i], pitch_deg, err);
-	const uint8_t *frame = rgb;
-	ok = ok && png_append(out, &frame, 1, SIZE * VIEWS, SIZE, 0, err);
+	if (ok) {
+		png_begin(&png, out, SIZE * VIEWS, SIZE, 1, 0);
+		ok = png_frame(&png, rgb, err);
+	}
 	preview_destroy(p);
 	free(rgb);
 	return ok;

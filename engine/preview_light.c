@@ -4,6 +4,7 @@
  * compares its own depth. Nothing is random: the same mesh gives the same light. */
 #include "preview_light.h"
 #include "mesh_clean.h"
+#include "threads.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -149,7 +150,7 @@ static bool gather(float *out, const struct light_point *points, int64_t n, cons
 	struct view *views, int n_views, bool with_cosine, struct error *err)
 {
 	bool ok = true;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) num_threads(threads_now())
 	for (int i = 0; i < n_views; i++) {
 		float(*projected)[3] = malloc((size_t)m->n_vertices * sizeof *projected);
 		views[i].depth = malloc((size_t)views[i].size * (size_t)views[i].size * sizeof *views[i].depth);
@@ -160,7 +161,7 @@ static bool gather(float *out, const struct light_point *points, int64_t n, cons
 			ok = false;
 		free(projected);
 	}
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic, 1024) num_threads(threads_now())
 	for (int64_t k = 0; k < (ok ? n : 0); k++) {
 		float sum = 0;
 		for (int i = 0; i < n_views; i++) {

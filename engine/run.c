@@ -44,6 +44,7 @@ void run_stage(struct run *run, enum trellis_stage stage, int step, int steps)
 	run->stage = stage;
 	run->step = step;
 	run->steps = steps;
+	threads_review(&run->threads);
 	report(run);
 }
 
@@ -52,6 +53,20 @@ void run_worked(struct run *run, double operations)
 	run->work_done += operations;
 	if (clock_s() - run->reported_s > 0.1)
 		report(run);
+}
+
+void run_expect_finite(struct run *run, struct tensor x, const char *network)
+{
+	static const struct {
+		const char *name, *advice;
+	} types[] = {
+		[DTYPE_F32] = {"f32", "the weights or the sampler's settings are not sound"},
+		[DTYPE_F16] = {"f16", "dtype bf16 or f32 has a wider range"},
+		[DTYPE_BF16] = {"bf16", "the weights or the sampler's settings may not be sound; dtype f32 tells"},
+	};
+	if (!op_is_finite(run->b, x))
+		backend_fail(run->b, "%s: the result is not finite in %s: %s", network, types[run->b->act].name,
+			types[run->b->act].advice);
 }
 
 void tap(struct run *run, struct tensor x, const char *format, ...)

@@ -3,6 +3,7 @@
 #define TRELLIS_RUN_H
 
 #include "backend.h"
+#include "threads.h"
 #include "trellis.h"
 
 /* Receives intermediates by the names of golden/README.md ("block0", "input_blocks0.conv1"...). Only checks use it. */
@@ -23,16 +24,20 @@ struct run {
 	int step, steps;
 	double work_done, work_total; /* of the whole job */
 	double started_s, reported_s; /* monotonic clock */
+	struct threads_watch threads; /* whether they wait for processors: looked at between stages and steps */
 	atomic_bool cancel;	      /* the backend looks at it before every op */
 };
 
 void run_init(struct run *run, struct backend *b, trellis_progress_fn progress, void *user);
 /* Unhook from the backend. */
 void run_finish(struct run *run);
-/* A new stage or step; reported at once. */
+/* A new stage or step; reported at once. Loops from here on use as many threads as the machine can give. */
 void run_stage(struct run *run, enum trellis_stage stage, int step, int steps);
 /* So much work was done; reported at most ten times a second. */
 void run_worked(struct run *run, double operations);
+
+/* Latch an error unless x is finite: what the network of that role gives. Half precision overflows where weights want more. */
+void run_expect_finite(struct run *run, struct tensor x, const char *network);
 
 double clock_s(void);
 

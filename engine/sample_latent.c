@@ -344,6 +344,7 @@ bool latent_flow_sample(struct run *run, struct latent_flow *f, const struct sam
 		struct tensor x = scratch_new_as(run->b, DTYPE_F32, n, f->trunk.config->in_channels);
 		op_upload(run->b, x, feats);
 		flow_sample(run, s, x, velocity, f, TRELLIS_LATENT);
+		run_expect_finite(run, x, model_role_name(ROLE_LATENT_FLOW));
 		op_download(run->b, feats, x);
 	}
 	end(f);

@@ -161,6 +161,7 @@ bool structure_flow_sample(struct run *run, struct structure_flow *f, const stru
 		f->context = &context;
 		struct tensor x = upload_patches(run, f->trunk.config, noise);
 		flow_sample(run, s, x, velocity, f, TRELLIS_STRUCTURE);
+		run_expect_finite(run, x, model_role_name(ROLE_STRUCTURE_FLOW));
 		if (backend_ok(run->b))
 			volume = download_volume(run, f->trunk.config, x, true);
 		if (volume)

@@ -7,7 +7,10 @@
  * &err);
  *
  * One thread uses a struct trellis at a time. Functions return false and fill in err (one line) on failure; outputs are
- * written only on success and are then owned by the caller, who ends them with the matching _finish. */
+ * written only on success and are then owned by the caller, who ends them with the matching _finish.
+ *
+ * The work on the CPU is done by OpenMP's threads, which spin for a while before they sleep. On a machine that does anything
+ * else besides, start the process with GOMP_SPINCOUNT=10000 or OMP_WAIT_POLICY=passive in the environment, as `trellis` does. */
 #ifndef TRELLIS_H
 #define TRELLIS_H
 
@@ -22,9 +25,9 @@ struct trellis_options {
 	const char *model;  /* directory or hub id; NULL: $TRELLIS_MODEL_PATH, else the embedded trellis-mini */
 	const char *device; /* "auto" (NULL), "cpu", "cuda", "cuda:N" */
 	const char *dtype;  /* "f32", "f16", "bf16"; NULL: f16 on CUDA; the CPU has f32 only */
-	int threads;	    /* of the CPU; 0: all that the process may use */
-	bool low_memory;    /* weights leave the device when their stage is over, also where all would fit */
-	int probe_s;	    /* so long a device may take to answer; 0: two minutes */
+	int threads; /* of all work on the CPU, the process over: the last one opened counts; 0: all that there are */
+	bool low_memory; /* weights leave the device when their stage is over, also where all would fit */
+	int probe_s;	 /* so long a device may take to answer; 0: two minutes */
 };
 
 /* Where it runs. */

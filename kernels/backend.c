@@ -47,7 +47,7 @@ void surface_finish(struct surface *s)
 
 void backend_init(struct backend *b, const struct backend_ops *ops, enum dtype act)
 {
-	*b = (struct backend){.ops = ops, .act = act};
+	*b = (struct backend){.ops = ops, .act = act, .threads = 1};
 }
 
 void backend_destroy(struct backend *b)
@@ -70,6 +70,7 @@ static void fail(struct backend *b, enum fault fault, const char *format, va_lis
 	if (b->failed)
 		return;
 	vsnprintf(b->error.text, sizeof b->error.text, format, args);
+	error_one_line(b->error.text);
 	b->fault = fault;
 	b->failed = true;
 }
@@ -425,6 +426,14 @@ void op_pixel_shuffle(struct backend *b, struct tensor y, struct tensor x, int64
 	assert(is_float(y) && is_float(x) && x.rows == resolution * resolution * resolution);
 	assert(y.rows == 8 * x.rows && x.cols == 8 * y.cols && !overlaps(y, x));
 	b->ops->pixel_shuffle(b, y, x, resolution);
+}
+
+bool op_is_finite(struct backend *b, struct tensor x)
+{
+	if (!backend_ok(b) || x.rows == 0)
+		return true;
+	assert(is_float(x));
+	return b->ops->is_finite(b, x);
 }
 
 void op_extract(struct backend *b, struct surface *s, struct tensor features, struct tensor coords, int64_t resolution,

@@ -125,6 +125,7 @@ struct backend_ops {
 	void (*downsample)(struct backend *b, struct tensor y, struct tensor x, struct tensor index);
 	void (*pixel_shuffle)(struct backend *b, struct tensor y, struct tensor x, int64_t resolution);
 
+	bool (*is_finite)(struct backend *b, struct tensor x);
 	void (*extract)(struct backend *b, struct surface *s, struct tensor features, struct tensor coords,
 		int64_t resolution, bool has_color);
 };
@@ -146,6 +147,7 @@ struct backend {
 	struct error error; /* meaningful once failed */
 	bool failed;
 	enum fault fault;	   /* of the last failure; backend_finish leaves it */
+	int threads;		   /* of its work on the host, at most; whoever opened it may lower it */
 	const atomic_bool *cancel; /* borrowed, may be NULL */
 	bool cancelled;		   /* the failure was a cancellation */
 	/* Progress of loading: called by who reads parameters, with how many numbers were read. May be NULL. */
@@ -259,6 +261,9 @@ void op_downsample(struct backend *b, struct tensor y, struct tensor x, struct t
 /* Factor 2: channel c * 8 + (dx * 2 + dy) * 2 + dz of voxel (x, y, z) goes to channel c of voxel 2 xyz + (dx, dy, dz).
  * x[R^3, 8 c] -> y[(2 R)^3, c]. */
 void op_pixel_shuffle(struct backend *b, struct tensor y, struct tensor x, int64_t resolution);
+
+/* Whether no number of x is infinite or not a number. Waits. True also where something has failed before: that is told then. */
+bool op_is_finite(struct backend *b, struct tensor x);
 
 /* FlexiCubes on sparse cubes (see flexicubes.h): features [n, 53 or 101] as the mesh decoder gives them (the -1/R bias is
  * added here), coords I32 [n, 3] at `resolution`. Host result, written only on success; an empty surface is no error. */

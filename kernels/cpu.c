@@ -3,6 +3,8 @@
  * Everything is f32; half precision weights are widened when they are loaded. */
 #include "cpu.h"
 
+#include <float.h>
+#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,7 +92,7 @@ static struct weight *cpu_weight_create(
 		const char *host = parts[part].data;
 		enum dtype dtype = parts[part].dtype;
 		float *to = plain + part * each;
-#pragma omp parallel for schedule(static) num_threads(cpu_of(b)->threads) if (each > CONVERT_BLOCK)
+#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu_of(b))) if (each > CONVERT_BLOCK)
 		for (int64_t i = 0; i < each; i += CONVERT_BLOCK)
 			convert_to_f32(to + i, host + (size_t)i * dtype_size(dtype), dtype,
 				each - i < CONVERT_BLOCK ? each - i : CONVERT_BLOCK);
@@ -141,7 +143,7 @@ static void cpu_download_i32(struct backend *b, int32_t *host, struct tensor x)
 static void cpu_activate(struct backend *b, struct tensor y, struct tensor x, enum activation act)
 {
 	struct cpu *c = cpu_of(b);
-#pragma omp parallel for schedule(static) num_threads(c->threads) if (cpu_is_large(y))
+#pragma omp parallel for schedule(dynamic, cpu_chunk(y)) num_threads(cpu_threads(c)) if (cpu_is_large(y))
 	for (int64_t r = 0; r < y.rows; r++)
 		c->simd->activate(y.cols, cpu_row(y, r), cpu_row(x, r), act);
 }
@@ -149,7 +151,7 @@ static void cpu_activate(struct backend *b, struct tensor y, struct tensor x, en
 static void cpu_add(struct backend *b, struct tensor y, struct tensor a, struct tensor x)
 {
 	struct cpu *c = cpu_of(b);
-#pragma omp parallel for schedule(static) num_threads(c->threads) if (cpu_is_large(y))
+#pragma omp parallel for schedule(dynamic, cpu_chunk(y)) num_threads(cpu_threads(c)) if (cpu_is_large(y))
 	for (int64_t r = 0; r < y.rows; r++) {
 		float *to = cpu_row(y, r);
 		const float *p = cpu_row(a, r), *q = cpu_row(x, x.rows == 1 ? 0 : r);
@@ -162,7 +164,7 @@ static void cpu_add(struct backend *b, struct tensor y, struct tensor a, struct 
 static void cpu_combine(struct backend *b, struct tensor y, float p, struct tensor a, float q, struct tensor x)
 {
 	struct cpu *c = cpu_of(b);
-#pragma omp parallel for schedule(static) num_threads(c->threads) if (cpu_is_large(y))
+#pragma omp parallel for schedule(dynamic, cpu_chunk(y)) num_threads(cpu_threads(c)) if (cpu_is_large(y))
 	for (int64_t r = 0; r < y.rows; r++) {
 		float *to = cpu_row(y, r);
 		const float *from = cpu_row(a, r), *other = x.data ? cpu_row(x, r) : NULL;
@@ -181,7 +183,7 @@ static void cpu_combine(struct backend *b, struct tensor y, float p, struct tens
 static void cpu_gather_rows(struct backend *b, struct tensor y, struct tensor x, struct tensor index)
 {
 	struct cpu *c = cpu_of(b);
-#pragma omp parallel for schedule(static) num_threads(c->threads) if (cpu_is_large(y))
+#pragma omp parallel for schedule(dynamic, cpu_chunk(y)) num_threads(cpu_threads(c)) if (cpu_is_large(y))
 	for (int64_t r = 0; r < y.rows; r++)
 		memcpy(cpu_row(y, r), cpu_row(x, gathered_row(y, x, index, r)), (size_t)y.cols * sizeof(float));
 }
@@ -217,7 +219,7 @@ static void cpu_pixel_shuffle(struct backend *b, struct tensor y, struct tensor 
 {
 	struct cpu *c = cpu_of(b);
 	int64_t n = resolution;
-#pragma omp parallel for schedule(static) num_threads(c->threads) if (cpu_is_large(x))
+#pragma omp parallel for schedule(dynamic, cpu_chunk(x)) num_threads(cpu_threads(c)) if (cpu_is_large(x))
 	for (int64_t r = 0; r < x.rows; r++)
 		for (int64_t child = 0; child < 8; child++) {
 			int64_t fx = 2 * (r / (n * n)) + (child >> 2), fy = 2 * (r / n % n) + (child >> 1 & 1),
@@ -227,6 +229,22 @@ static void cpu_pixel_shuffle(struct backend *b, struct tensor y, struct tensor 
 			for (int64_t i = 0; i < y.cols; i++)
 				to[i] = from[i * 8];
 		}
+}
+
+static bool cpu_is_finite(struct backend *b, struct tensor x)
+{
+	struct cpu *c = cpu_of(b);
+	int bad = 0;
+#pragma omp parallel for schedule(dynamic, cpu_chunk(x)) num_threads(cpu_threads(c))                                   \
+	reduction(|                                                                                                    \
+		  : bad) if (cpu_is_large(x))
+	for (int64_t r = 0; r < x.rows; r++) {
+		const float *row = cpu_row(x, r);
+#pragma omp simd reduction(| : bad)
+		for (int64_t i = 0; i < x.cols; i++)
+			bad |= !(fabsf(row[i]) <= FLT_MAX);
+	}
+	return !bad;
 }
 
 static const struct backend_ops cpu_ops = {
@@ -258,6 +276,7 @@ static const struct backend_ops cpu_ops = {
 	.gather_rows = cpu_gather_rows,
 	.downsample = cpu_downsample,
 	.pixel_shuffle = cpu_pixel_shuffle,
+	.is_finite = cpu_is_finite,
 	.extract = extract_on_host,
 };
 
@@ -269,9 +288,9 @@ struct backend *cpu_create_with(int threads, const struct simd *simd, struct err
 		return NULL;
 	}
 	backend_init(&c->base, &cpu_ops, DTYPE_F32);
-	c->threads = threads > 0 ? threads : omp_get_num_procs();
+	c->base.threads = threads > 0 ? threads : omp_get_max_threads();
 	c->simd = simd;
-	c->onednn = onednn_create(c->threads, err);
+	c->onednn = onednn_create(c->base.threads, err);
 	if (!c->onednn) {
 		free(c);
 		return NULL;

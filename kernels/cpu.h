@@ -1,16 +1,17 @@
 /* cpu.h - what the files of the CPU backend share: cpu.c (life, memory, weights, rows), cpu_product.c (linear, dense
  * convolution), cpu_sparse.c (sparse convolution, neighbour tables), cpu_norm.c, cpu_attention.c.
- * Parallel loops hand out rows; what a row holds never depends on how many threads there are. */
+ * Parallel loops hand out rows, a few at a time: a thread that loses its processor keeps the others waiting for no more than
+ * these. What a row holds never depends on how many threads there are. */
 #ifndef TRELLIS_CPU_H
 #define TRELLIS_CPU_H
 
 #include "backend_impl.h"
 #include "cpu_onednn.h"
 #include "cpu_simd.h"
+#include "threads.h"
 
 struct cpu {
 	struct backend base;
-	int threads;
 	const struct simd *simd;
 	struct onednn *onednn;
 };
@@ -30,6 +31,12 @@ static inline bool cpu_is_large(struct tensor x)
 	return x.rows * x.cols >= 1 << 14;
 }
 
+/* Rows that a thread takes at a time: some microseconds' work, beside which taking them costs nothing. */
+static inline int64_t cpu_chunk(struct tensor x)
+{
+	return x.cols < 1 << 14 ? (1 << 14) / x.cols : 1;
+}
+
 static inline struct cpu *cpu_of(struct backend *b)
 {
 	return (struct cpu *)b;
@@ -43,6 +50,12 @@ static inline float *cpu_row(struct tensor x, int64_t r)
 static inline int32_t *cpu_row_i32(struct tensor x, int64_t r)
 {
 	return (int32_t *)x.data + r * x.stride;
+}
+
+/* Threads of a loop that begins now. */
+static inline int cpu_threads(const struct cpu *c)
+{
+	return threads_of(c->base.threads);
 }
 
 /* The numbers of a vector, or NULL. */

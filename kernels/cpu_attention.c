@@ -182,14 +182,14 @@ static void attend(const struct attention *a, const struct workspace *w, const s
 	}
 }
 
-static void attend_all(struct cpu *c, const struct attention *a, struct tensor y, struct tensor q, struct tensor k,
+static void attend_all(int threads, const struct attention *a, struct tensor y, struct tensor q, struct tensor k,
 	struct tensor v, int heads, float *keys_memory, struct tensor work)
 {
 	int64_t size = keys_size(a, k.rows), blocks = (k.rows + KEY_BLOCK - 1) / KEY_BLOCK;
 	int64_t queries = GROUP * a->simd->cols, groups = (q.rows + queries - 1) / queries;
-#pragma omp parallel num_threads(c->threads)
+#pragma omp parallel num_threads(threads)
 	{
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
 		for (int64_t i = 0; i < heads * blocks; i++) {
 			int64_t h = i / blocks, j = i % blocks * KEY_BLOCK;
 			struct keys keys = keys_at(a, keys_memory + h * size, k.rows);
@@ -208,12 +208,12 @@ static void attend_all(struct cpu *c, const struct attention *a, struct tensor y
 	}
 }
 
-static void attend_windows(struct cpu *c, const struct attention *a, struct tensor y, struct tensor q, struct tensor k,
+static void attend_windows(int threads, const struct attention *a, struct tensor y, struct tensor q, struct tensor k,
 	struct tensor v, int heads, const struct windows *windows, struct tensor keys_memory, struct tensor work)
 {
 	const int32_t *offset = windows->offset.data;
 	int64_t queries = GROUP * a->simd->cols;
-#pragma omp parallel for schedule(dynamic) collapse(2) num_threads(c->threads)
+#pragma omp parallel for schedule(dynamic) collapse(2) num_threads(threads)
 	for (int64_t i = 0; i < windows->count; i++)
 		for (int64_t h = 0; h < heads; h++) {
 			int64_t n = offset[i + 1] - offset[i];
@@ -232,18 +232,19 @@ void cpu_attention(struct backend *b, struct tensor y, struct tensor q, struct t
 	const struct windows *windows)
 {
 	struct cpu *c = cpu_of(b);
+	int threads = cpu_threads(c);
 	int64_t d = q.cols / heads;
 	struct attention a = {
 		.simd = c->simd, .d = d, .d_padded = round_up(d, c->simd->rows), .scale = (float)(1 / sqrt((double)d))};
 	size_t mark = scratch_mark(b);
-	struct tensor work = scratch_new(b, c->threads, round_up(workspace_size(&a), 16));
-	struct tensor keys = windows ? scratch_new(b, c->threads, round_up(keys_size(&a, windows->longest), 16))
+	struct tensor work = scratch_new(b, threads, round_up(workspace_size(&a), 16));
+	struct tensor keys = windows ? scratch_new(b, threads, round_up(keys_size(&a, windows->longest), 16))
 				     : scratch_new(b, heads, keys_size(&a, k.rows));
 	if (backend_ok(b)) {
 		if (windows)
-			attend_windows(c, &a, y, q, k, v, heads, windows, keys, work);
+			attend_windows(threads, &a, y, q, k, v, heads, windows, keys, work);
 		else
-			attend_all(c, &a, y, q, k, v, heads, keys.data, work);
+			attend_all(threads, &a, y, q, k, v, heads, keys.data, work);
 	}
 	scratch_release(b, mark);
 }

@@ -9,7 +9,7 @@ void cpu_layer_norm(struct backend *b, struct tensor y, struct tensor x, const s
 {
 	struct cpu *c = cpu_of(b);
 	const float *weight = cpu_vector(n->weight), *bias = cpu_vector(n->bias);
-#pragma omp parallel for schedule(static) num_threads(c->threads) if (cpu_is_large(y))
+#pragma omp parallel for schedule(dynamic, cpu_chunk(y)) num_threads(cpu_threads(c)) if (cpu_is_large(y))
 	for (int64_t r = 0; r < x.rows; r++) {
 		float mean, scale;
 		c->simd->statistics(x.cols, cpu_row(x, r), n->eps, &mean, &scale);
@@ -23,7 +23,7 @@ enum { GROUP_BLOCK = 256 }; /* rows whose sums are kept in float */
 /* partial[block, c] = sum over the block's rows of x (mean NULL) or of (x - mean)^2. */
 static void sum_columns(struct cpu *c, struct tensor partial, struct tensor x, const float *mean)
 {
-#pragma omp parallel for schedule(static) num_threads(c->threads)
+#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(c))
 	for (int64_t block = 0; block < partial.rows; block++) {
 		float *sum = cpu_row(partial, block);
 		int64_t begin = block * GROUP_BLOCK, end = begin + GROUP_BLOCK < x.rows ? begin + GROUP_BLOCK : x.rows;
@@ -79,7 +79,7 @@ void cpu_group_norm(struct backend *b, struct tensor y, struct tensor x, int gro
 		for (int64_t i = first; i < first + cols; i++)
 			scale[i] = value;
 	}
-#pragma omp parallel for schedule(static) num_threads(c->threads) if (cpu_is_large(y))
+#pragma omp parallel for schedule(dynamic, cpu_chunk(y)) num_threads(cpu_threads(c)) if (cpu_is_large(y))
 	for (int64_t r = 0; r < x.rows; r++)
 		c->simd->normalise(x.cols, cpu_row(y, r), cpu_row(x, r), mean, scale, 1, weight, bias, n->scale.data,
 			n->shift.data, n->act);
@@ -92,7 +92,7 @@ void cpu_rms_norm_heads(struct backend *b, struct tensor x, const struct weight 
 	struct cpu *c = cpu_of(b);
 	const float *weight = cpu_vector(gamma);
 	int64_t d = x.cols / heads;
-#pragma omp parallel for schedule(static) num_threads(c->threads) if (cpu_is_large(x))
+#pragma omp parallel for schedule(dynamic, cpu_chunk(x)) num_threads(cpu_threads(c)) if (cpu_is_large(x))
 	for (int64_t r = 0; r < x.rows; r++)
 		for (int64_t first = 0; first < x.cols; first += d) {
 			float *head = cpu_row(x, r) + first;

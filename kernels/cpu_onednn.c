@@ -4,6 +4,8 @@
  * The two generations of oneDNN differ in how descriptors are made and passed; the first section hides that. */
 #include "cpu_onednn.h"
 #include "backend_impl.h"
+#include "cpu_simd.h"
+#include "threads.h"
 
 #include <dnnl.h>
 #include <omp.h>
@@ -114,6 +116,7 @@ enum { TYPICAL_ROWS = 1024 };
 
 struct key {
 	enum weight_kind kind;
+	int threads; /* that it is planned for */
 	bool has_bias;
 	int64_t n, x_stride, y_stride; /* n: rows, or the resolution */
 	int64_t out, in;
@@ -128,11 +131,27 @@ struct cached {
 
 struct onednn {
 	int threads;
+	/* Fewer where threads wait for processors. Only with AVX-512: its results don't depend on their number, those of older
+	 * instruction sets do, and the same job gives the same mesh whatever else runs. */
+	bool follows;
 	dnnl_engine_t engine;
 	dnnl_stream_t stream;
 	struct cached ring[RING];
 	int next; /* place to be taken by the next new shape */
 };
+
+/* oneDNN plans for and runs with the caller's number of OpenMP threads: it is theirs again when a call is over. */
+static int threads_enter(const struct onednn *o)
+{
+	int theirs = omp_get_max_threads();
+	omp_set_num_threads(o->follows ? threads_of(o->threads) : o->threads);
+	return theirs;
+}
+
+static void threads_leave(int theirs)
+{
+	omp_set_num_threads(theirs);
+}
 
 struct onednn_weight {
 	enum weight_kind kind;
@@ -170,6 +189,7 @@ struct onednn *onednn_create(int threads, struct error *err)
 		return NULL;
 	}
 	o->threads = threads;
+	o->follows = simd_level(2) != NULL;
 	dnnl_set_primitive_cache_capacity(0); /* its own cache holds 1,024: every job of another size would add to it */
 	if (dnnl_engine_create(&o->engine, dnnl_cpu, 0) != dnnl_success)
 		goto fail;
@@ -240,7 +260,6 @@ static dnnl_status_t describe(
 {
 	const dnnl_dims_t ones = {1, 1, 1};
 	layout_view bias = l->has_bias ? view(&l->bias) : NULL;
-	omp_set_num_threads(o->threads); /* what oneDNN plans for and runs with */
 	return k->kind == WEIGHT_LINEAR ? describe_linear(d, o->engine, view(&l->x), weight, bias, view(&l->y))
 					: describe_conv(d, o->engine, view(&l->x), weight, bias, view(&l->y), ones);
 }
@@ -270,8 +289,8 @@ done:
 
 static bool same_key(const struct key *a, const struct key *b)
 {
-	return a->kind == b->kind && a->has_bias == b->has_bias && a->n == b->n && a->x_stride == b->x_stride &&
-	       a->y_stride == b->y_stride && a->out == b->out && a->in == b->in;
+	return a->kind == b->kind && a->threads == b->threads && a->has_bias == b->has_bias && a->n == b->n &&
+	       a->x_stride == b->x_stride && a->y_stride == b->y_stride && a->out == b->out && a->in == b->in;
 }
 
 /* The cached primitive of shape k for a weight laid out as w. */
@@ -331,7 +350,6 @@ static dnnl_status_t weight_reorder(struct onednn *o, struct onednn_weight *w, l
 	status = dnnl_memory_create(&memory, to, o->engine, data);
 	if (status)
 		goto fail_copy;
-	omp_set_num_threads(o->threads);
 	status = dnnl_reorder_primitive_desc_create(&d, view(&w->layout), o->engine, to, o->engine, NULL);
 	if (status)
 		goto fail_memory;
@@ -390,8 +408,13 @@ struct onednn_weight *onednn_weight_create(
 	if (dnnl_memory_create(&w->memory, view(&w->layout), o->engine, w->data))
 		goto fail_layout;
 	struct key typical = {.kind = kind, .n = TYPICAL_ROWS, .x_stride = in, .y_stride = out, .out = out, .in = in};
-	if (kind == WEIGHT_LINEAR && weight_settle(o, w, &typical))
-		goto fail_memory;
+	if (kind == WEIGHT_LINEAR) {
+		int theirs = threads_enter(o);
+		dnnl_status_t status = weight_settle(o, w, &typical);
+		threads_leave(theirs);
+		if (status)
+			goto fail_memory;
+	}
 	return w;
 
 fail_memory:
@@ -419,21 +442,20 @@ void onednn_weight_destroy(struct onednn_weight *w)
 
 /* ---- products ---- */
 
-static bool run(struct onednn *o, const struct key *k, struct tensor y, struct tensor x, struct onednn_weight *w,
-	const float *bias, struct error *err)
+static dnnl_status_t execute(struct onednn *o, const struct key *k, struct tensor y, struct tensor x,
+	struct onednn_weight *w, const float *bias)
 {
-	struct cached *c = NULL;
 	dnnl_status_t status = weight_settle(o, w, k);
 	if (status)
-		goto fail;
-	c = find(o, k, w);
+		return status;
+	struct cached *c = find(o, k, w);
 	if (!c) {
 		c = &o->ring[o->next];
 		o->next = (o->next + 1) % RING;
 		cached_finish(c);
 		status = cached_init(c, o, k, view(&w->layout));
 		if (status)
-			goto fail;
+			return status;
 	}
 	dnnl_memory_set_data_handle(c->x, x.data);
 	dnnl_memory_set_data_handle(c->y, y.data);
@@ -441,12 +463,19 @@ static bool run(struct onednn *o, const struct key *k, struct tensor y, struct t
 		dnnl_memory_set_data_handle(c->bias, (void *)bias);
 	dnnl_exec_arg_t args[] = {
 		{DNNL_ARG_SRC, c->x}, {DNNL_ARG_WEIGHTS, w->memory}, {DNNL_ARG_DST, c->y}, {DNNL_ARG_BIAS, c->bias}};
-	omp_set_num_threads(o->threads);
 	status = dnnl_primitive_execute(c->primitive, o->stream, bias ? 4 : 3, args);
-	status = status ? status : dnnl_stream_wait(o->stream);
+	return status ? status : dnnl_stream_wait(o->stream);
+}
+
+static bool run(struct onednn *o, struct key *k, struct tensor y, struct tensor x, struct onednn_weight *w,
+	const float *bias, struct error *err)
+{
+	int theirs = threads_enter(o);
+	k->threads = omp_get_max_threads();
+	dnnl_status_t status = execute(o, k, y, x, w, bias);
+	threads_leave(theirs);
 	if (!status)
 		return true;
-fail:
 	return error_set(err, "oneDNN failed with status %d (%s of %lld -> %lld at %lld)", (int)status,
 		k->kind == WEIGHT_LINEAR ? "product" : "convolution", (long long)k->in, (long long)k->out,
 		(long long)k->n);

@@ -10,7 +10,7 @@ enum { BLOCK_NUMBERS = 1 << 22 };
 void cpu_finish_rows(struct cpu *c, struct tensor y, struct tensor x, const struct epilogue *e, int64_t first)
 {
 	const float *bias = cpu_vector(e->bias);
-#pragma omp parallel for schedule(static) num_threads(c->threads) if (cpu_is_large(y))
+#pragma omp parallel for schedule(dynamic, cpu_chunk(y)) num_threads(cpu_threads(c)) if (cpu_is_large(y))
 	for (int64_t r = 0; r < y.rows; r++)
 		c->simd->finish(y.cols, cpu_row(y, r), cpu_row(x, r), bias, e->act, e->gate.data,
 			e->residual.data ? cpu_row(e->residual, first + r) : NULL);

@@ -67,7 +67,7 @@ float *cpu_sparse_pack(const struct cpu *c, enum weight_kind kind, int64_t out, 
 	float *data = aligned_alloc(64, (size_t)((n * width * in * 4 + 63) / 64 * 64));
 	if (!data)
 		return NULL;
-#pragma omp parallel for schedule(static) num_threads(c->threads)
+#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(c))
 	for (int64_t i = 0; i < n * panels; i++)
 		pack_panel(c->simd, data + i * in * cols, plain, out, in, i % panels * cols, taps[i / panels]);
 	return data;
@@ -135,18 +135,18 @@ static void convolve(struct backend *b, struct tensor y, struct tensor x, const 
 	struct tensor neighbours, const struct epilogue *e, int children, int taps, const int (*column)[27])
 {
 	struct cpu *cpu = cpu_of(b);
+	int threads = cpu_threads(cpu);
 	const float *data = ((const struct cpu_weight *)w)->data, *bias = cpu_vector(e->bias);
-	int64_t width = padded(cpu->simd, w->out),
-		rows = (x.rows * children + 2 * cpu->threads - 1) / (2 * cpu->threads);
+	int64_t width = padded(cpu->simd, w->out), rows = (x.rows * children + 2 * threads - 1) / (2 * threads);
 	rows = rows < BLOCK ? rows : BLOCK; /* two blocks a thread at least */
 	int64_t blocks = (x.rows + rows - 1) / rows;
 	size_t mark = scratch_mark(b);
 	/* An odd number of cache lines a row, for the reason that sources are packed. */
-	struct tensor sums = scratch_new(b, cpu->threads * (BLOCK + 1), width + 16);
-	struct tensor packed = scratch_new(b, cpu->threads * BLOCK, DEPTH);
+	struct tensor sums = scratch_new(b, threads * (BLOCK + 1), width + 16);
+	struct tensor packed = scratch_new(b, threads * BLOCK, DEPTH);
 	if (!backend_ok(b))
 		goto done;
-#pragma omp parallel num_threads(cpu->threads)
+#pragma omp parallel num_threads(threads)
 	{
 		int thread = omp_get_thread_num();
 		struct block p = {
@@ -232,7 +232,7 @@ void cpu_neighbours(struct backend *b, struct tensor table, struct tensor coords
 	memset(h.slot, -1, (size_t)size * sizeof *h.slot);
 	for (int64_t r = 0; r < coords.rows; r++)
 		*hash_find(&h, cpu_row_i32(coords, r)) = (int32_t)r;
-#pragma omp parallel for schedule(static) num_threads(c->threads) if (cpu_is_large(table))
+#pragma omp parallel for schedule(dynamic, cpu_chunk(table)) num_threads(cpu_threads(c)) if (cpu_is_large(table))
 	for (int64_t r = 0; r < coords.rows; r++)
 		for (int k = 0; k < 27; k++) {
 			const int32_t *p = cpu_row_i32(coords, r);
@@ -255,7 +255,7 @@ void cpu_neighbours_up(struct backend *b, struct tensor table, struct tensor par
 			sibling[i][k] = (x * 2 + y) * 2 + z;
 			column[i][k] = merged_column(i, merged_tap(i, k));
 		}
-#pragma omp parallel for schedule(static) num_threads(c->threads) if (cpu_is_large(table))
+#pragma omp parallel for schedule(dynamic, cpu_chunk(table)) num_threads(cpu_threads(c)) if (cpu_is_large(table))
 	for (int64_t r = 0; r < table.rows; r++)
 		for (int k = 0; k < 27; k++) {
 			int32_t p = cpu_row_i32(parents, r / CHILDREN)[column[r % CHILDREN][k]];

@@ -13,6 +13,18 @@ struct error {
 	char text[1024]; /* empty: no error */
 };
 
+/* Make text one line that is safe to print: names in it come from files, and neither break the line nor talk to a terminal. A
+ * control character (also those of Latin-1 in UTF-8) becomes question marks. */
+static inline void error_one_line(char *text)
+{
+	for (unsigned char *c = (unsigned char *)text; *c; c++)
+		if (*c < 0x20 || *c == 0x7f || (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0)) {
+			if (*c == 0xc2)
+				*c++ = '?';
+			*c = '?';
+		}
+}
+
 __attribute__((format(printf, 2, 3))) static inline void error_format(struct error *err, const char *format, ...)
 {
 	if (err) {
@@ -20,6 +32,7 @@ __attribute__((format(printf, 2, 3))) static inline void error_format(struct err
 		va_start(args, format);
 		vsnprintf(err->text, sizeof err->text, format, args);
 		va_end(args);
+		error_one_line(err->text);
 	}
 }
 

@@ -6,6 +6,7 @@
  * dual vertices, and every edge with four cubes a quad of two triangles. In float32, in the official order. */
 #include "flexicubes.h"
 #include "flexicubes_lists.h"
+#include "threads.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -77,7 +78,7 @@ static bool place_corners(struct extraction *x, bool all, struct error *err)
 			for (int i = 0; i < 2; i++)
 				if (x->edges[e].end[i] >= 0)
 					used[x->edges[e].end[i]] = 1;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic, 1024) num_threads(threads_now())
 		for (int64_t v = 0; v < n; v++)
 			if (used[v])
 				place_corner(x, v);
@@ -197,7 +198,7 @@ static bool write_surface(struct extraction *x, struct surface *out, struct erro
 		surface_finish(&s);
 		return fc_no_memory(err, s.n_faces, "faces");
 	}
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic, 1024) num_threads(threads_now())
 	for (int64_t i = 0; i < x->n_cubes; i++)
 		place_duals(x, &x->cubes[i], s.vertices, s.attrs);
 	write_faces(x, &s);

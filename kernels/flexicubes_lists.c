@@ -6,6 +6,7 @@
  * A surface cube need not be active: beside an active one it gets weights 0, and vertices that no active cube touches
  * have sdf 1. Sums run in the official order, in float32. */
 #include "flexicubes_lists.h"
+#include "threads.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -143,7 +144,7 @@ bool fc_find_corners(struct extraction *x, struct error *err)
 		return fc_no_memory(err, n, "grid vertices");
 	merge_corners(x, x->corner_key, x->touch);
 	const float bias = (float)(-1.0 / (double)x->resolution);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic, 1024) num_threads(threads_now())
 	for (int64_t v = 0; v < n; v++)
 		x->sdf[v] = fc_corner_mean(x, v, SDF, 1, 0, bias);
 	return true;

@@ -12,7 +12,7 @@
 
 #include "backend.h"
 
-enum { TRELLIS_PLUGIN_ABI = 3 };
+enum { TRELLIS_PLUGIN_ABI = 4 };
 
 struct plugin_device {
 	char name[96];	       /* "NVIDIA H100 80GB HBM3" */

@@ -424,6 +424,16 @@ static void reference_pixel_shuffle(struct backend *b, struct tensor y, struct t
 		}
 }
 
+static bool reference_is_finite(struct backend *b, struct tensor x)
+{
+	(void)b;
+	for (int64_t r = 0; r < x.rows; r++)
+		for (int64_t c = 0; c < x.cols; c++)
+			if (!isfinite(at(x, r)[c]))
+				return false;
+	return true;
+}
+
 static const struct backend_ops reference_ops = {
 	.name = "reference",
 	.destroy = reference_destroy,
@@ -453,6 +463,7 @@ static const struct backend_ops reference_ops = {
 	.gather_rows = reference_gather_rows,
 	.downsample = reference_downsample,
 	.pixel_shuffle = reference_pixel_shuffle,
+	.is_finite = reference_is_finite,
 	.extract = extract_on_host,
 };
 

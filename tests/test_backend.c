@@ -111,6 +111,44 @@ Test(backend, empty_tensors_are_allowed)
 	backend_destroy(b);
 }
 
+/* The sums of products of all proportions with so many threads; malloc'd. */
+static float *products(int threads, int64_t *count)
+{
+	static const int64_t shape[][3] = {
+		{1, 1024, 6144}, {64, 4096, 32}, {700, 96, 96}, {4096, 64, 64}, {300, 1024, 1024}};
+	struct backend *b = cpu(threads);
+	float *all = NULL;
+	*count = 0;
+	for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
+		int64_t rows = shape[i][0], in = shape[i][1], out = shape[i][2];
+		struct weight *w = weight_noise(b, WEIGHT_LINEAR, out, in, 1);
+		struct tensor y = scratch_new(b, rows, out);
+		op_linear(b, y, place_noise(b, rows, in, 0, 2), w, NULL);
+		all = realloc(all, (size_t)(*count + rows * out) * sizeof *all);
+		op_download(b, all + *count, y);
+		*count += rows * out;
+		weight_destroy(b, w);
+	}
+	cr_assert(backend_ok(b), "%s", b->error.text);
+	backend_destroy(b);
+	return all;
+}
+
+/* Where they are, fewer may be taken on a busy machine (cpu_onednn.c). */
+Test(backend, with_avx512_products_are_the_same_bits_for_any_number_of_threads)
+{
+	int64_t n;
+	if (!simd_level(2))
+		cr_skip_test("no AVX-512");
+	float *one = products(1, &n);
+	for (int threads = 2; threads <= 4; threads++) {
+		float *more = products(threads, &n);
+		cr_expect_arr_eq(more, one, (size_t)n * sizeof *one, "%d threads", threads);
+		free(more);
+	}
+	free(one);
+}
+
 enum { PASS_ROWS = 700, PASS_COLS = 96, OWN = 12 * PASS_ROWS * PASS_COLS, ALL = 14 * PASS_ROWS * PASS_COLS };
 
 /* A pass through every op whose sums could be split among threads; ALL numbers, of which oneDNN computed the last. */

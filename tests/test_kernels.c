@@ -581,6 +581,74 @@ Test(kernels, rows)
 	for_each_backend(check_rows);
 }
 
+/* Also where only the numbers between the rows are not finite, and where a half type has no room for the number. */
+static void check_finite(struct backend *b[2])
+{
+	static const int64_t shape[][3] = {{1, 1, 0}, {3, 7, 2}, {700, 101, 3}, {33, 1024, 0}, {64, 512, 8}};
+	static const float bad[] = {INFINITY, -INFINITY, NAN, -NAN};
+	for (size_t k = 0; k < sizeof shape / sizeof *shape; k++)
+		for (int i = 0; i < 2; i++) {
+			int64_t rows = shape[k][0], cols = shape[k][1], gap = shape[k][2];
+			struct tensor all = scratch_new(b[i], rows, cols + gap), x = tensor_columns(all, gap / 2, cols);
+			float *values = malloc((size_t)(rows * (cols + gap)) * sizeof *values), large = 1e6f,
+			      half = 6e4f;
+			for (int64_t j = 0; j < rows * (cols + gap); j++)
+				values[j] = NAN;
+			op_upload(b[i], all, values);
+			free(values);
+			values = noise(rows * cols, 1);
+			op_upload(b[i], x, values);
+			cr_expect(op_is_finite(b[i], x), "%lld x %lld", (long long)rows, (long long)cols);
+			for (int place = 0; place < 3; place++) {
+				int64_t at = place * (rows * cols - 1) / 2;
+				struct tensor one = tensor_columns(tensor_rows(x, at / cols, 1), at % cols, 1);
+				for (size_t j = 0; j < sizeof bad / sizeof *bad; j++) {
+					op_upload(b[i], one, bad + j);
+					cr_expect(!op_is_finite(b[i], x), "%g at %lld of %lld x %lld", (double)bad[j],
+						(long long)at, (long long)rows, (long long)cols);
+				}
+				op_upload(b[i], one, &large);
+				cr_expect_eq(op_is_finite(b[i], x), b[i]->act != DTYPE_F16);
+				op_upload(b[i], one, &half);
+				cr_expect(op_is_finite(b[i], x));
+			}
+			cr_expect(op_is_finite(b[i], tensor_rows(x, 0, 0)));
+			free(values);
+			scratch_release(b[i], 0);
+		}
+}
+
+Test(kernels, whether_numbers_are_finite)
+{
+	for_each_backend(check_finite);
+}
+
+/* A device whose loops count in 32 bits must refuse what is beyond, and not leave it out. Nothing is touched: there is no such
+ * memory. */
+static void check_too_large(struct backend *b[2])
+{
+	struct error err = {""};
+	struct tensor x = place_noise(b[1], 1, 8, 0, 1), y = place_noise(b[1], 1, 8, 0, 2);
+	x.cols = y.cols = x.stride = y.stride = 1;
+	x.rows = y.rows = (int64_t)1 << 32;
+	op_activate(b[1], x, x, ACT_SILU);
+	cr_expect(!backend_finish(b[1], &err), "silently nothing was done");
+	op_combine(b[1], y, 1, x, 0, TENSOR_NONE);
+	cr_expect(!backend_finish(b[1], &err), "silently nothing was done");
+	struct weight *gamma = weight_noise(b[1], WEIGHT_VECTOR, 8, 1, 3);
+	x.cols = x.stride = 8;
+	op_rms_norm_heads(b[1], x, gamma, 1);
+	cr_expect(!backend_finish(b[1], &err), "silently nothing was done");
+	weight_destroy(b[1], gamma);
+}
+
+Test(kernels, more_rows_than_a_device_counts_are_an_error)
+{
+	if (!test_plugin())
+		cr_skip_test("no plugin");
+	for_each_backend(check_too_large);
+}
+
 static void check_subdivision(struct backend *b[2])
 {
 	enum { N = 37 };

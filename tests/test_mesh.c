@@ -2,8 +2,8 @@
 #include "mesh.h"
 #include "mesh_clean.h"
 #include "shape.h"
+#include "threads.h"
 
-#include <omp.h>
 #include <string.h>
 
 static struct trellis_mesh clean(struct surface *s, const struct trellis_params *params)
@@ -276,7 +276,7 @@ Test(mesh, large_meshes_simplify_the_same_with_any_number_of_threads)
 	struct trellis_mesh m[2];
 	for (int i = 0; i < 2; i++) {
 		struct surface s = shape_surface(shape_sphere, 32, NULL);
-		omp_set_num_threads(1 + 3 * i);
+		threads_limit(1 + 3 * i);
 		m[i] = clean(&s, &params);
 	}
 	check_sound(&m[0]);

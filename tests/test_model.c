@@ -212,6 +212,9 @@ Test(model, refuses_descriptions_by_name)
 	expect_refused(tiny_encoder, "dinov2_with_registers", "dinov2", "wanted \"dinov2_with_registers\"");
 	expect_refused(tiny_encoder, "\"mlp_ratio\": 1", "\"hidden_act\": \"silu\"", "hidden_act \"silu\"");
 	expect_refused(tiny_encoder, "\"mlp_ratio\": 1", "\"qkv_bias\": false", "qkv_bias false is not supported");
+	/* Whatever a name holds, the error is one line and leaves a terminal alone. */
+	expect_refused(tiny_ss_dec, "SparseStructureDecoder", "T\\n\\u001b[31m\\u007f\\u0085",
+		"class \"T??[31m???\" has no part");
 }
 
 Test(model, refuses_pipelines_by_name)
@@ -228,10 +231,18 @@ Test(model, refuses_pipelines_by_name)
 	expect_open_fails(m, "unknown sampler \"FlowHeunSampler\" in slat_sampler");
 	write_pipeline(m, "\"steps\": 25", "\"steps\": 0");
 	expect_open_fails(m, "sparse_structure_sampler.steps is 0");
+	write_pipeline(m, "[0.5, 0.95]", "[0.95, 0.5]");
+	expect_open_fails(m, "sparse_structure_sampler.cfg_interval is 0.95 to 0.5, wanted a part of 0 to 1");
+	write_pipeline(m, "\"cfg_strength\"", "\"guidance_strength\"");
+	expect_open_fails(m, "sparse_structure_sampler has an unknown parameter \"guidance_strength\"");
+	write_pipeline(m, "\"std\": [1, 2]", "\"std\": [1, 4e38]");
+	expect_open_fails(m, "slat_normalization.std[1] is 4e+38, more than f32 holds");
 	write_pipeline(m, "\"std\": [1, 2]", "\"std\": [1]");
 	expect_open_fails(m, "2 means and 1 deviations");
 	write_pipeline(m, "\"ckpts/ss_flow\"", "7");
 	expect_open_fails(m, "models.sparse_structure_flow_model is not a string");
+	write_pipeline(m, "\"ckpts/ss_flow\"", "\"ckpts/ss\\u001b[31mflow\"");
+	expect_open_fails(m, "models.sparse_structure_flow_model is not a string of printable characters");
 	write_pipeline(m, "\"slat_flow_model\": \"ckpts/slat_flow\", ", "");
 	expect_open_fails(m, "names no slat_flow_model");
 	write_pipeline(m, "\"mean\": [0, 0.5], \"std\": [1, 2]", "\"mean\": [0], \"std\": [1]");

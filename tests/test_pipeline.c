@@ -3,6 +3,7 @@
 #include "trellis.h"
 
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -152,6 +153,11 @@ Test(pipeline, decoding_again_needs_no_flows)
 	latent.channels++;
 	cr_expect(!trellis_decode(t, &latent, &p, NULL, NULL, &wrong, &err), "a latent of another shape was taken");
 	latent.channels--;
+	float number = latent.feats[3 * latent.channels];
+	latent.feats[3 * latent.channels] = NAN;
+	cr_expect(!trellis_decode(t, &latent, &p, NULL, NULL, &wrong, &err));
+	cr_expect_str_eq(err.text, "voxel 3 of the latent is not finite");
+	latent.feats[3 * latent.channels] = number;
 	trellis_mesh_finish(&raw);
 	trellis_mesh_finish(&clean);
 	trellis_mesh_finish(&few);

@@ -135,7 +135,6 @@ Test(preview, png_reads_back)
 {
 	enum { WIDTH = 37, HEIGHT = 23 };
 	uint8_t rgb[2][WIDTH * HEIGHT * 3], back[WIDTH * HEIGHT * 3];
-	const uint8_t *frames[2] = {rgb[0], rgb[1]};
 	struct error err = {""};
 	for (int k = 0; k < 2; k++)
 		for (int i = 0; i < WIDTH * HEIGHT * 3; i++)
@@ -143,7 +142,10 @@ Test(preview, png_reads_back)
 	for (int n = 1; n <= 2; n++) {
 		struct buffer b = {0};
 		png_image image = {.version = PNG_IMAGE_VERSION};
-		cr_assert(png_append(&b, frames, n, WIDTH, HEIGHT, 100, &err), "%s", err.text);
+		struct png png;
+		png_begin(&png, &b, WIDTH, HEIGHT, n, 100);
+		for (int k = 0; k < n; k++)
+			cr_assert(png_frame(&png, rgb[k], &err), "%s", err.text);
 		cr_assert(png_image_begin_read_from_memory(&image, b.data, b.size), "%s", image.message);
 		cr_assert_eq(image.width, WIDTH);
 		cr_assert_eq(image.height, HEIGHT);

@@ -133,6 +133,13 @@ Test(writers, glb_reads_back)
 	cr_assert_eq(back.seed, m.seed);
 	trellis_mesh_finish(&back);
 	buffer_finish(&b);
+	m.seed = UINT64_MAX; /* as a 64-bit number it would be -1 */
+	b = bytes_of(&m, MESH_GLB);
+	cr_assert(memmem(b.data, b.size, "\"18446744073709551615\"", 22), "the seed is not in the file");
+	cr_assert(glb_read(&back, b.data, b.size, "test", &err), "%s", err.text);
+	cr_assert_eq(back.seed, UINT64_MAX);
+	trellis_mesh_finish(&back);
+	buffer_finish(&b);
 	free(m.normals);
 }
 

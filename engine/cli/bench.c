@@ -398,7 +398,7 @@ struct arguments {
 	const char *model, *kernels;
 	struct device_wish wish;
 	bool random, run_kernels;
-	int64_t voxels;
+	int voxels;
 };
 
 static bool run_bench(struct bench *k, const struct arguments *a, struct error *err)
@@ -454,8 +454,7 @@ int command_bench(int argc, char **argv)
 			a.random = true;
 			break;
 		case 'v':
-			a.voxels = atoll(optarg);
-			if (a.voxels < 10 || a.voxels > 1000000)
+			if (!cli_number(&a.voxels, optarg, 10, 1000000))
 				return cli_usage(argv[0], "--voxels %s: wanted 10..1000000", optarg);
 			break;
 		case 'k':
@@ -472,9 +471,8 @@ int command_bench(int argc, char **argv)
 			a.wish.dtype = optarg;
 			break;
 		case 't':
-			a.wish.threads = atoi(optarg);
-			if (a.wish.threads < 1)
-				return cli_usage(argv[0], "--threads %s: wanted a number from 1", optarg);
+			if (!cli_number(&a.wish.threads, optarg, 1, 4096))
+				return cli_usage(argv[0], "--threads %s: wanted a number from 1 to 4096", optarg);
 			break;
 		case 'h':
 			fputs(help, stdout);

@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <getopt.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,7 +14,8 @@
 static const char help[] =
 	"usage: trellis check [--device NAME] [--dtype TYPE] [--threads N] [--quiet] DIR\n"
 	"\n"
-	"Runs every case found in DIR and the directories below it and compares each expected tensor: networks with\n"
+	"Runs every case found in DIR and the directories below it (links and other filesystems are left out) and "
+	"compares each expected tensor: networks with\n"
 	"their intermediates, samplers, image encoders, whole pipelines, FlexiCubes, pictures and random numbers.\n"
 	"Prints for each tensor the relative L2 error and the worst element, beside the gate when it fails, then how\n"
 	"many tensors were compared, expected and failed. What was expected and not compared has failed, and so has a\n"
@@ -38,7 +40,7 @@ bool path_exists(const char *format, ...)
 	va_start(args, format);
 	vsnprintf(path, sizeof path, format, args);
 	va_end(args);
-	return stat(path, &st) == 0;
+	return stat(path, &st) == 0 && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode));
 }
 
 void check_label(const struct check *k, char *label, size_t size, const char *path)
@@ -53,20 +55,54 @@ void check_label(const struct check *k, char *label, size_t size, const char *pa
 	snprintf(label, size, "%.*s", tail ? (int)(tail - rest) : (int)strlen(rest), *rest ? rest : path);
 }
 
-float *check_input(const struct safetensors *f, const char *name, const struct st_tensor **t, struct error *err)
+static bool fits(const struct st_tensor *t, int ndim, const int64_t *dim)
 {
-	float *p;
+	bool ok = t->ndim == ndim;
+	for (int i = 0; ok && i < ndim; i++)
+		ok = dim[i] ? t->dim[i] == dim[i] : t->dim[i] > 0;
+	return ok;
+}
 
-	*t = safetensors_find(f, name);
-	if (!*t || !(*t)->count) {
+/* "[1, 3, n, n]" */
+static void print_shape(char *text, size_t size, int ndim, const int64_t *dim)
+{
+	size_t n = (size_t)snprintf(text, size, "[");
+	for (int i = 0; i < ndim && n < size; i++)
+		n += (size_t)(dim[i] ? snprintf(text + n, size - n, "%s%lld", i ? ", " : "", (long long)dim[i])
+				     : snprintf(text + n, size - n, "%sn", i ? ", " : ""));
+	if (n < size)
+		snprintf(text + n, size - n, "]");
+}
+
+float *check_input(const struct safetensors *f, const char *name, int ndim, int64_t *dim, struct error *err)
+{
+	const struct st_tensor *t = safetensors_find(f, name);
+	char wanted[160], found[160];
+
+	if (!t) {
 		error_set(err, "%s: tensor '%s' is missing", safetensors_path(f), name);
 		return NULL;
 	}
-	p = malloc((size_t)(*t)->count * sizeof *p);
-	if (p)
-		st_read_f32(p, *t);
-	else
+	if (!fits(t, ndim, dim)) {
+		print_shape(wanted, sizeof wanted, ndim, dim);
+		print_shape(found, sizeof found, t->ndim, t->dim);
+		error_set(err, "%s: tensor '%s' is %s, wanted %s", safetensors_path(f), name, found, wanted);
+		return NULL;
+	}
+	float *p = malloc((size_t)t->count * sizeof *p);
+	if (!p) {
 		error_set(err, "out of memory for tensor '%s'", name);
+		return NULL;
+	}
+	st_read_f32(p, t);
+	for (int64_t i = 0; i < t->count; i++)
+		if (!isfinite(p[i])) {
+			error_set(err, "%s: number %lld of tensor '%s' is not finite", safetensors_path(f),
+				(long long)i, name);
+			free(p);
+			return NULL;
+		}
+	memcpy(dim, t->dim, (size_t)ndim * sizeof *dim);
 	return p;
 }
 
@@ -128,7 +164,8 @@ static void check_directory(struct check *k, const char *directory, int depth)
 		char path[4096];
 		struct stat st;
 		snprintf(path, sizeof path, "%s/%s", directory, entries[i]->d_name);
-		if (entries[i]->d_name[0] != '.' && stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+		if (entries[i]->d_name[0] != '.' && lstat(path, &st) == 0 && S_ISDIR(st.st_mode) &&
+			st.st_dev == k->filesystem)
 			check_directory(k, path, depth + 1);
 		free(entries[i]);
 	}
@@ -156,9 +193,8 @@ int command_check(int argc, char **argv)
 			k.wish.dtype = optarg;
 			break;
 		case 't':
-			k.wish.threads = atoi(optarg);
-			if (k.wish.threads < 1)
-				return cli_usage(argv[0], "--threads %s: wanted a number from 1", optarg);
+			if (!cli_number(&k.wish.threads, optarg, 1, 4096))
+				return cli_usage(argv[0], "--threads %s: wanted a number from 1 to 4096", optarg);
 			break;
 		case 'q':
 			c.quiet = true;
@@ -178,6 +214,7 @@ int command_check(int argc, char **argv)
 		error_set(&err, "%s: no such directory", k.root);
 		return cli_fail(argv[0], &err);
 	}
+	k.filesystem = st.st_dev;
 	if (!device_open(&d, &k.wish, &err))
 		return cli_fail(argv[0], &err);
 	setvbuf(stdout, NULL, _IOLBF, 0);

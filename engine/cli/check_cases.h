@@ -6,11 +6,14 @@
 #include "compare.h"
 #include "device.h"
 
+#include <sys/types.h>
+
 struct check {
 	struct comparison *c;
 	struct backend *b; /* of the wish */
 	struct device_wish wish;
 	const char *root; /* the directory being checked: labels are relative to it */
+	dev_t filesystem; /* of root, which is not left: /proc has links to everything */
 };
 
 /* ckpts/NAME.json with NAME.io.safetensors, NAME.mesh.safetensors, NAME.ply; sampler*.io.safetensors. */
@@ -28,8 +31,9 @@ void check_random(struct check *k, const char *directory);
 
 /* The part of a path below the checked directory, without .io.safetensors. */
 void check_label(const struct check *k, char *label, size_t size, const char *path);
-/* Tensor `name` of f as malloc'd floats; NULL and err when it is missing. */
-float *check_input(const struct safetensors *f, const char *name, const struct st_tensor **t, struct error *err);
+/* Tensor `name` of f as malloc'd floats, all finite, of ndim dimensions: dim[i] says what is wanted, or 0, which takes what is
+ * there (1 at least) and gets it. NULL and err when it is missing or another. What a case computes with comes through here. */
+float *check_input(const struct safetensors *f, const char *name, int ndim, int64_t *dim, struct error *err);
 bool path_exists(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Compare the columns of an official Gaussian .ply with ours, rows [n, 14]. */
 void check_ply(struct check *k, const char *path, const char *label, const float *rows, int64_t n);

@@ -21,7 +21,7 @@ static bool run_encoder(struct check *k, struct safetensors *io, const struct ch
 	const char *size, struct error *err)
 {
 	char name[96], prefix[64];
-	const struct st_tensor *t = NULL;
+	int64_t dim[4] = {1, c->config.in_channels};
 	struct golden g;
 	struct run run;
 	size_t mark = scratch_mark(k->b);
@@ -29,7 +29,15 @@ static bool run_encoder(struct check *k, struct safetensors *io, const struct ch
 
 	snprintf(prefix, sizeof prefix, "%s.", size);
 	snprintf(name, sizeof name, "%s.in.image", size);
-	float *pixels = check_input(io, name, &t, err), *tokens = NULL;
+	float *pixels = check_input(io, name, 4, dim, err), *tokens = NULL;
+	if (!pixels)
+		return false;
+	int height = (int)dim[2], width = (int)dim[3], patch = c->config.patch_size;
+	if (dim[2] % patch || dim[3] % patch || dim[2] > 4096 || dim[3] > 4096) {
+		free(pixels);
+		return error_set(err, "%s: %s: %lld x %lld pixels are no patches of %d", safetensors_path(io), name,
+			(long long)dim[2], (long long)dim[3], patch);
+	}
 	if (!golden_open(&g, k->c, io, label, prefix, "", err)) {
 		free(pixels);
 		return false;
@@ -37,9 +45,8 @@ static bool run_encoder(struct check *k, struct safetensors *io, const struct ch
 	struct tap_sink taps = golden_taps(&g);
 	run_init(&run, k->b, NULL, NULL);
 	run.taps = &taps;
-	struct image_encoder *e = pixels && t->ndim == 4 ? image_encoder_create(&run, c, err) : NULL;
+	struct image_encoder *e = image_encoder_create(&run, c, err);
 	if (e) {
-		int height = (int)t->dim[2], width = (int)t->dim[3];
 		int64_t n = image_encoder_tokens(c, height, width), channels = c->config.model_channels;
 		struct tensor out = scratch_new_as(k->b, DTYPE_F32, n, channels);
 		normalise_pixels(pixels, (int64_t)height * width);
@@ -257,14 +264,31 @@ void check_ply(struct check *k, const char *path, const char *label, const float
 
 /* ---- FlexiCubes ---- */
 
+/* in.sdf, in.deform, in.weights, in.colors (may be absent) and in.resolution, which is returned; 0: err. */
+static int64_t read_grid(float *in[5], const struct safetensors *f, struct error *err)
+{
+	in[4] = check_input(f, "in.resolution", 1, (int64_t[]){1}, err);
+	if (!in[4])
+		return 0;
+	if (!(in[4][0] >= 1 && in[4][0] <= 512)) {
+		error_set(err, "%s: in.resolution is %g, wanted 1 to 512", safetensors_path(f), (double)in[4][0]);
+		return 0;
+	}
+	int64_t r = (int64_t)in[4][0], corners = (r + 1) * (r + 1) * (r + 1);
+	bool has_color = safetensors_find(f, "in.colors");
+	bool ok = (in[0] = check_input(f, "in.sdf", 1, (int64_t[]){corners}, err)) &&
+		  (in[1] = check_input(f, "in.deform", 2, (int64_t[]){corners, 3}, err)) &&
+		  (in[2] = check_input(f, "in.weights", 2, (int64_t[]){r * r * r, 21}, err)) &&
+		  (!has_color || (in[3] = check_input(f, "in.colors", 2, (int64_t[]){corners, 6}, err)));
+	return ok ? r : 0;
+}
+
 void check_flexicubes(struct check *k, const char *path)
 {
-	static const char *const names[] = {"in.sdf", "in.deform", "in.weights", "in.colors", "in.resolution"};
 	char label[160];
 	struct error err = {0};
 	struct golden g;
 	struct surface s = {0};
-	const struct st_tensor *t;
 	float *in[5] = {0}, *positions = NULL;
 	int32_t *cases = NULL;
 	int64_t n_cases = 0;
@@ -274,11 +298,9 @@ void check_flexicubes(struct check *k, const char *path)
 
 	k->c->half = 0; /* done in f32 wherever */
 	check_label(k, label, sizeof label, path);
-	for (int i = 0; ok && i < 5; i++)
-		if (i != 3 || safetensors_find(f, names[i])) /* colours may be absent */
-			ok = (in[i] = check_input(f, names[i], &t, &err)) != NULL;
+	int64_t r = ok ? read_grid(in, f, &err) : 0;
+	ok = r > 0;
 	if (ok) {
-		int64_t r = (int64_t)in[4][0];
 		positions = malloc((size_t)((r + 1) * (r + 1) * (r + 1)) * 3 * sizeof *positions);
 		ok = positions &&
 		     flexicubes_from_grid(&s, in[0], in[1], in[2], in[3], r, positions, &cases, &n_cases, &err) &&
@@ -332,6 +354,12 @@ static void check_picture(struct check *k, const char *directory, const char *na
 	trellis_image_finish(&wanted);
 }
 
+static bool is_picture(const struct st_tensor *t)
+{
+	return t->ndim == 3 && t->dim[0] >= 1 && t->dim[0] <= 16384 && t->dim[1] >= 1 && t->dim[1] <= 16384 &&
+	       (t->dim[2] == 3 || t->dim[2] == 4);
+}
+
 /* MODE.WxH.to.WxH.in and .expect, U8 [H, W, channels]. */
 static void check_resampling(struct check *k, struct safetensors *f, const struct st_tensor *in, const char *label)
 {
@@ -345,8 +373,8 @@ static void check_resampling(struct check *k, struct safetensors *f, const struc
 	snprintf(name, sizeof name, "%.*s.expect", (int)stem, in->name);
 	const struct st_tensor *wanted = safetensors_find(f, name);
 	image.rgba = malloc((size_t)pixels * 4);
-	if (!wanted || wanted->ndim != 3 || wanted->dim[2] != channels || !image.rgba ||
-		(channels != 3 && channels != 4)) {
+	if (!wanted || wanted->dtype != ST_U8 || !is_picture(in) || !is_picture(wanted) || wanted->dim[2] != channels ||
+		!image.rgba) {
 		compare_error(k->c, label, "a resampling case is not complete");
 		free(image.rgba);
 		return;
@@ -432,8 +460,9 @@ static void check_draw(struct check *k, const struct st_tensor *t, const char *l
 		return;
 	}
 	float *numbers = draw(seed, n, !strcmp(kind, "slat"), &count);
-	from = numbers && !strcmp(part, "last") ? count - t->count : 0;
-	if (numbers && t->count <= count)
+	bool ok = numbers && t->count <= count;
+	from = ok && !strcmp(part, "last") ? count - t->count : 0;
+	if (ok)
 		compare_bytes(k->c, label, t->name, numbers + from, t->data, t->count * 4);
 	else
 		compare_error(k->c, label, "a draw of another size");

@@ -4,6 +4,7 @@
 #include "stages.h"
 
 #include <dirent.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,38 +18,47 @@ struct module_case {
 	struct run run;
 };
 
-/* coords [n, 4] of the file without the batch column; malloc'd. */
+/* coords [n, 4] of the file without the batch column, in lexicographic order and inside the grid; malloc'd. */
 static int32_t *input_coords(const struct module_case *m, int64_t *n, struct error *err)
 {
-	const struct st_tensor *t = safetensors_find(m->io, "in.coords");
-	int32_t *four, *three;
+	int64_t dim[2] = {0, 4};
+	float *four = check_input(m->io, "in.coords", 2, dim, err);
+	int32_t *three = four ? malloc((size_t)dim[0] * 3 * sizeof *three) : NULL;
+	int resolution = m->checkpoint->config.resolution;
 
-	if (!t || t->ndim != 2 || t->dim[1] != 4) {
-		error_set(err, "%s: in.coords [n, 4] is missing", safetensors_path(m->io));
-		return NULL;
-	}
-	*n = t->dim[0];
-	four = malloc((size_t)t->count * sizeof *four + 1);
-	three = malloc((size_t)*n * 3 * sizeof *three + 1);
-	if (four && three) {
-		st_read_i32(four, t);
-		for (int64_t i = 0; i < 3 * *n; i++)
-			three[i] = four[i / 3 * 4 + 1 + i % 3];
+	if (four && !three)
+		error_set(err, "out of memory for %lld voxels", (long long)dim[0]);
+	for (int64_t i = 0; three && i < dim[0]; i++) {
+		int64_t order = i == 0;
+		for (int k = 0; k < 3; k++) {
+			float at = four[4 * i + 1 + k];
+			three[3 * i + k] = at >= 0 && at < (float)resolution ? (int32_t)at : -1;
+			if (i && !order)
+				order = three[3 * i + k] - three[3 * i - 3 + k];
+		}
+		if (order > 0 && three[3 * i] >= 0 && three[3 * i + 1] >= 0 && three[3 * i + 2] >= 0)
+			continue;
+		error_set(err, "%s: row %lld of in.coords %s", safetensors_path(m->io), (long long)i,
+			order > 0 ? "lies outside the grid" : "is not in lexicographic order");
+		free(three);
+		three = NULL;
 	}
 	free(four);
+	*n = dim[0];
 	return three;
 }
 
 /* in.cond [1, tokens, channels] on the device, in scratch. */
-static struct tensor input_condition(struct module_case *m, struct error *err)
+static struct tensor input_condition(
+	struct run *run, const struct safetensors *io, const struct checkpoint *c, struct error *err)
 {
-	const struct st_tensor *t;
-	float *host = check_input(m->io, "in.cond", &t, err);
+	int64_t dim[3] = {1, 0, c->config.cond_channels};
+	float *host = check_input(io, "in.cond", 3, dim, err);
 	struct tensor x = TENSOR_NONE;
 
-	if (host && t->ndim == 3) {
-		x = scratch_new_as(m->run.b, DTYPE_F32, t->dim[1], t->dim[2]);
-		op_upload(m->run.b, x, host);
+	if (host) {
+		x = scratch_new_as(run->b, DTYPE_F32, dim[1], dim[2]);
+		op_upload(run->b, x, host);
 	}
 	free(host);
 	return x;
@@ -57,11 +67,12 @@ static struct tensor input_condition(struct module_case *m, struct error *err)
 static bool run_structure_flow(struct module_case *m, struct error *err)
 {
 	const struct model_config *c = &m->checkpoint->config;
-	const struct st_tensor *tx = NULL, *tt = NULL;
-	float *x = check_input(m->io, "in.x", &tx, err), *t = x ? check_input(m->io, "in.t", &tt, err) : NULL;
-	struct tensor condition = t ? input_condition(m, err) : TENSOR_NONE;
+	int64_t side = c->resolution, dim[5] = {1, c->in_channels, side, side, side};
+	float *x = check_input(m->io, "in.x", 5, dim, err);
+	float *t = x ? check_input(m->io, "in.t", 1, (int64_t[]){1}, err) : NULL;
+	struct tensor condition = t ? input_condition(&m->run, m->io, m->checkpoint, err) : TENSOR_NONE;
 	struct structure_flow *f = condition.data ? structure_flow_create(&m->run, m->checkpoint, err) : NULL;
-	int64_t count = (int64_t)c->out_channels * c->resolution * c->resolution * c->resolution;
+	int64_t count = c->out_channels * side * side * side;
 	float *v = malloc((size_t)count * sizeof *v);
 	bool ok = f && v && structure_flow_forward(&m->run, f, x, t[0], condition, v, err);
 
@@ -74,53 +85,87 @@ static bool run_structure_flow(struct module_case *m, struct error *err)
 	return ok;
 }
 
+/* The occupied voxels of logits [side^3], lexicographic, [n, 3] in room for all. */
+static int64_t occupied(int32_t *coords, const float *logits, int64_t side)
+{
+	int64_t n = 0;
+	for (int64_t i = 0; i < side * side * side; i++)
+		if (logits[i] > 0) {
+			coords[3 * n] = (int32_t)(i / (side * side));
+			coords[3 * n + 1] = (int32_t)(i / side % side);
+			coords[3 * n++ + 2] = (int32_t)(i % side);
+		}
+	return n;
+}
+
+/* in.z [1, channels, r, r, r] as rows of channels; malloc'd. */
+static float *input_volume(const struct module_case *m, int64_t *r, struct error *err)
+{
+	enum { MOST = 256 }; /* of the finer grid: what fits in memory */
+	int64_t dim[5] = {1, m->checkpoint->config.latent_channels};
+	float *z = check_input(m->io, "in.z", 5, dim, err), *rows;
+
+	*r = dim[2];
+	if (z && (dim[3] != *r || dim[4] != *r || *r * structure_decoder_scale(m->checkpoint) > MOST)) {
+		error_set(err, "%s: in.z is no cube of at most %d voxels a side", safetensors_path(m->io),
+			MOST / structure_decoder_scale(m->checkpoint));
+		free(z);
+		return NULL;
+	}
+	int64_t voxels = *r * *r * *r, count = voxels * dim[1];
+	rows = z ? malloc((size_t)count * sizeof *rows) : NULL;
+	if (z && !rows)
+		error_set(err, "out of memory for in.z");
+	for (int64_t i = 0; rows && i < count; i++)
+		rows[i % voxels * dim[1] + i / voxels] = z[i];
+	free(z);
+	return rows;
+}
+
 static bool run_structure_decoder(struct module_case *m, struct error *err)
 {
-	const struct st_tensor *t = NULL;
-	float *z = check_input(m->io, "in.z", &t, err);
-	struct structure_decoder *d = z ? structure_decoder_create(&m->run, m->checkpoint, err) : NULL;
+	int64_t r = 0;
+	float *rows = input_volume(m, &r, err);
+	struct structure_decoder *d = rows ? structure_decoder_create(&m->run, m->checkpoint, err) : NULL;
 	struct backend *b = m->run.b;
-	float *rows = NULL, *logits = NULL;
-	int32_t *coords = NULL;
-	int64_t n = 0;
+	int64_t side = r * structure_decoder_scale(m->checkpoint), voxels = side * side * side;
+	float *logits = malloc((size_t)voxels * sizeof *logits + 1);
+	int32_t *coords = malloc((size_t)voxels * 3 * sizeof *coords + 1);
+	bool ok = d && ((logits && coords) || error_set(err, "out of memory for %lld voxels", (long long)voxels));
 
-	if (d && t->ndim == 5) {
-		int64_t r = t->dim[2], voxels = r * r * r, side = r * structure_decoder_scale(m->checkpoint);
-		rows = malloc((size_t)t->count * sizeof *rows);
-		logits = malloc((size_t)(side * side * side) * sizeof *logits);
-		coords = malloc((size_t)(side * side * side) * 3 * sizeof *coords);
-		for (int64_t i = 0; rows && i < t->count; i++)
-			rows[i % voxels * t->dim[1] + i / voxels] = z[i];
-		struct tensor in = scratch_new_as(b, DTYPE_F32, voxels, t->dim[1]);
-		struct tensor out = scratch_new_as(b, DTYPE_F32, side * side * side, 1);
+	if (ok) {
+		struct tensor in = scratch_new_as(b, DTYPE_F32, r * r * r, m->checkpoint->config.latent_channels);
+		struct tensor out = scratch_new_as(b, DTYPE_F32, voxels, 1);
 		op_upload(b, in, rows);
 		structure_decoder_forward(&m->run, d, out, in, r);
 		op_download(b, logits, out);
-		for (int64_t i = 0; i < side * side * side; i++)
-			if (logits[i] > 0) {
-				coords[3 * n] = (int32_t)(i / (side * side));
-				coords[3 * n + 1] = (int32_t)(i / side % side);
-				coords[3 * n++ + 2] = (int32_t)(i % side);
-			}
-		golden_matrix(&m->golden, "logits", logits, side * side * side, 1);
-		golden_voxels(&m->golden, "coords", coords, n);
+		ok = backend_finish(b, err);
+	}
+	if (ok) {
+		golden_matrix(&m->golden, "logits", logits, voxels, 1);
+		golden_voxels(&m->golden, "coords", coords, occupied(coords, logits, side));
 	}
 	structure_decoder_destroy(d);
-	free(z);
 	free(rows);
 	free(logits);
 	free(coords);
-	return d != NULL;
+	return ok;
+}
+
+/* in.feats [n, channels]; malloc'd. */
+static float *input_feats(const struct module_case *m, int64_t n, int channels, struct error *err)
+{
+	return check_input(m->io, "in.feats", 2, (int64_t[]){n, channels}, err);
 }
 
 static bool run_latent_flow(struct module_case *m, struct error *err)
 {
-	const struct st_tensor *tx = NULL, *tt = NULL;
 	int64_t n = 0, channels = m->checkpoint->config.out_channels;
 	int32_t *coords = input_coords(m, &n, err);
-	float *x = coords ? check_input(m->io, "in.feats", &tx, err) : NULL;
-	float *t = x ? check_input(m->io, "in.t", &tt, err) : NULL, *v = malloc((size_t)(n * channels) * sizeof *v + 1);
-	struct tensor condition = t ? input_condition(m, err) : TENSOR_NONE;
+	float *x = coords ? input_feats(m, n, m->checkpoint->config.in_channels, err) : NULL;
+	float *t = x ? check_input(m->io, "in.t", 1, (int64_t[]){1}, err) : NULL;
+	float *v = malloc((size_t)(n * channels) * sizeof *v + 1);
+	struct tensor condition = t ? input_condition(&m->run, m->io, m->checkpoint, err) : TENSOR_NONE;
 	struct latent_flow *f = condition.data ? latent_flow_create(&m->run, m->checkpoint, err) : NULL;
 	bool ok = f && v && latent_flow_forward(&m->run, f, coords, n, x, t[0], condition, v, err);
 
@@ -157,10 +202,9 @@ static bool compare_mesh(struct module_case *m, const struct surface *s, struct 
 
 static bool run_mesh_decoder(struct module_case *m, struct error *err)
 {
-	const struct st_tensor *t = NULL;
 	int64_t n = 0, width = m->checkpoint->config.use_color ? 101 : 53;
 	int32_t *coords = input_coords(m, &n, err);
-	float *feats = coords ? check_input(m->io, "in.feats", &t, err) : NULL;
+	float *feats = coords ? input_feats(m, n, m->checkpoint->config.latent_channels, err) : NULL;
 	float *features = malloc((size_t)(64 * n * width) * sizeof *features + 1);
 	struct mesh_decoder *d = feats ? mesh_decoder_create(&m->run, m->checkpoint, err) : NULL;
 	struct surface s = {0};
@@ -203,10 +247,9 @@ static void compare_gaussians(struct module_case *m, struct gaussians *g)
 
 static bool run_gaussian_decoder(struct module_case *m, struct error *err)
 {
-	const struct st_tensor *t = NULL;
 	int64_t n = 0;
 	int32_t *coords = input_coords(m, &n, err);
-	float *feats = coords ? check_input(m->io, "in.feats", &t, err) : NULL;
+	float *feats = coords ? input_feats(m, n, m->checkpoint->config.latent_channels, err) : NULL;
 	struct gaussian_decoder *d = feats ? gaussian_decoder_create(&m->run, m->checkpoint, err) : NULL;
 	struct gaussians g = {0};
 	bool ok = d && gaussian_decoder_forward(&m->run, d, coords, n, feats, &g, err);
@@ -307,7 +350,7 @@ static bool run_sampler(struct check *k, struct safetensors *io, const struct ch
 	const char *name, const double p[5], struct error *err)
 {
 	const struct model_config *c = &checkpoint->config;
-	struct sampler_config sampler = {.steps = (int)p[0],
+	struct sampler_config sampler = {.steps = p[0] >= 1 && p[0] <= 1000 ? (int)p[0] : 0,
 		.rescale_t = p[1],
 		.guidance = p[2],
 		.interval = {p[3], p[4]},
@@ -315,31 +358,31 @@ static bool run_sampler(struct check *k, struct safetensors *io, const struct ch
 		.sigma_min = 1e-5};
 	struct states s = {.config = c, .steps = sampler.steps};
 	struct tap_sink taps = {.tensor = take_state, .integers = take_nothing, .user = &s};
-	const struct st_tensor *tn = NULL, *tc = NULL;
-	float *noise = check_input(io, "in.noise", &tn, err),
-	      *cond = noise ? check_input(io, "in.cond", &tc, err) : NULL;
+	int64_t r = c->resolution, dim[5] = {1, c->in_channels, r, r, r};
 	char infix[32];
 	struct golden g;
 	struct run run;
-	bool ok = cond && tn->count > 0 && s.steps > 0;
 	size_t mark = scratch_mark(k->b);
 
+	if (!(p[0] >= 1 && p[0] <= 1000 && p[1] >= 1e-6 && p[1] <= 1e6 && fabs(p[2]) <= 1e6))
+		return error_set(err, "%s: param.%s: %g steps, rescale_t %g and strength %g cannot be",
+			safetensors_path(io), name, p[0], p[1], p[2]);
+	float *noise = check_input(io, "in.noise", 5, dim, err);
 	snprintf(infix, sizeof infix, "%s.", name);
-	if (!golden_open(&g, k->c, io, label, "", infix, err)) {
+	if (!noise || !golden_open(&g, k->c, io, label, "", infix, err)) {
 		free(noise);
-		free(cond);
 		return false;
 	}
 	run_init(&run, k->b, NULL, NULL);
-	struct structure_flow *f = ok ? structure_flow_create(&run, checkpoint, err) : NULL;
+	struct tensor condition = input_condition(&run, io, checkpoint, err);
+	struct structure_flow *f = condition.data ? structure_flow_create(&run, checkpoint, err) : NULL;
+	bool ok = f != NULL;
 	run.taps = &taps;
 	if (f) {
-		s.count = tn->count;
+		s.count = c->in_channels * r * r * r;
 		s.x = malloc((size_t)(s.count * s.steps) * sizeof *s.x);
 		s.x_0 = malloc((size_t)s.count * sizeof *s.x_0);
-		struct tensor condition = scratch_new_as(k->b, DTYPE_F32, tc->dim[1], tc->dim[2]);
-		struct tensor z = scratch_new_as(k->b, DTYPE_F32, tn->count / c->in_channels, c->in_channels);
-		op_upload(k->b, condition, cond);
+		struct tensor z = scratch_new_as(k->b, DTYPE_F32, r * r * r, c->in_channels);
 		ok = s.x && s.x_0 && structure_flow_sample(&run, f, &sampler, noise, condition, z, err);
 		if (ok) {
 			golden_flat(&g, "x_t", s.x, s.count * s.steps);
@@ -353,8 +396,7 @@ static bool run_sampler(struct check *k, struct safetensors *io, const struct ch
 	free(s.x);
 	free(s.x_0);
 	free(noise);
-	free(cond);
-	return f && ok;
+	return ok;
 }
 
 /* t_seq.stepsS.rescaleR, t_model_f32..., cfg_on...: the schedule in doubles, exactly. */

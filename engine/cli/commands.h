@@ -7,6 +7,8 @@
 
 #include "error.h"
 
+#include <stdbool.h>
+
 int command_bench(int argc, char **argv);
 int command_check(int argc, char **argv);
 int command_cutout(int argc, char **argv);
@@ -16,6 +18,9 @@ int command_inspect(int argc, char **argv);
 int command_render(int argc, char **argv);
 int command_wait(int argc, char **argv);
 int command_worker(int argc, char **argv);
+
+/* A whole number in least..most and nothing else; false leaves *value as it is. */
+bool cli_number(int *value, const char *text, int least, int most);
 
 /* Print "trellis NAME: what" for argv[0] = "trellis NAME"; returns 1. */
 int cli_fail(const char *argv0, const struct error *err);

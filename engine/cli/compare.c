@@ -389,8 +389,12 @@ void golden_voxels(struct golden *g, const char *name, const int32_t *values, in
 	const struct st_tensor *t = golden_find(g, name);
 	int64_t width = t && t->ndim == 2 ? t->dim[1] : 0, m = width ? t->dim[0] : 0;
 	int32_t *wanted = t ? malloc((size_t)t->count * sizeof *wanted + 1) : NULL;
-	if (!wanted)
+	if (t && width != 3 && width != 4)
+		shape_fail(g, name, t, n, 3);
+	if (!wanted || (width != 3 && width != 4)) {
+		free(wanted);
 		return;
+	}
 	st_read_i32(wanted, t);
 	for (int64_t i = 0; i < 3 * m; i++) /* (batch, x, y, z), or without the batch */
 		wanted[i] = wanted[i / 3 * width + width - 3 + i % 3];

@@ -4,9 +4,11 @@
 #include "preview.h"
 #include "writers.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +21,9 @@ static const char help[] =
 	"Turns each picture (PNG or JPEG) of one object into a mesh. A picture with an alpha channel is cut out by "
 	"it;\n"
 	"from any other the background is removed first. OUT is a file (one picture, its extension names the format)\n"
-	"or a directory, where IMAGE.png becomes IMAGE.glb. The same seed gives the same mesh.\n"
+	"or a directory, where IMAGE.png becomes IMAGE.glb: pictures of the same name are refused. The same seed gives "
+	"the\n"
+	"same mesh.\n"
 	"\n"
 	"Options:\n"
 	"  -o, --output OUT      file or directory (default: this directory)\n"
@@ -28,7 +32,8 @@ static const char help[] =
 	"  -s, --seed N          random seed (default 42)\n"
 	"      --steps S[,L]     sampling steps of the structure and of the latent (default: as the model says)\n"
 	"      --cfg S[,L]       guidance strength of the structure and of the latent (default: as the model says)\n"
-	"      --simplify R      keep this share of the triangles (below 1) or about so many (1 and above)\n"
+	"      --simplify R      keep this share of the triangles (below 1) or about so many (1 and above);\n"
+	"                        0, the default, keeps all\n"
 	"      --keep-shell      keep the inner shell that the official extraction puts behind the surface\n"
 	"      --no-preview      write no IMAGE.preview.png beside the mesh\n"
 	"  -d, --device NAME     auto (default: CUDA where it works, else cpu), cpu, cuda or cuda:N\n"
@@ -172,8 +177,88 @@ static bool check_writable(const struct settings *s, struct error *err)
 	       error_set(err, "%s: cannot write there: %s", directory, strerror(errno));
 }
 
+/* OUT/STEM.EXTENSION, or the output file: as it was named for its format, with another ending for the preview. */
+static bool output_path(const struct settings *s, char *path, size_t size, const char *image, const char *extension)
+{
+	const char *base = strrchr(image, '/');
+	const char *dot;
+	enum mesh_format named, wanted;
+	int n;
+
+	base = base ? base + 1 : image;
+	dot = strrchr(base, '.');
+	if (!s->to_file)
+		n = snprintf(path, size, "%s/%.*s.%s", s->output,
+			dot && dot > base ? (int)(dot - base) : (int)strlen(base), base, extension);
+	else if (!format_of(&named, s->output) || (mesh_format_from_name(&wanted, extension) && wanted == named))
+		n = snprintf(path, size, "%s", s->output);
+	else
+		n = snprintf(path, size, "%.*s.%s", (int)(strlen(s->output) - strlen(mesh_format_name(named)) - 1),
+			s->output, extension);
+	return n >= 0 && (size_t)n < size;
+}
+
+static int compare_texts(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Before minutes of work, not after: no file name is too long. */
+static bool check_name(const struct settings *s, const char *image, const char *extension, struct error *err)
+{
+	char path[PATH_MAX];
+	bool fits = output_path(s, path, sizeof path, image, extension);
+	const char *slash = fits ? strrchr(path, '/') : NULL;
+
+	return (fits && strlen(slash ? slash + 1 : path) <= NAME_MAX) ||
+	       error_set(err, "%.900s: the name of its .%s would be too long", image, extension);
+}
+
+/* And no two pictures have the same result. */
+static bool check_names(const struct settings *s, char *const *images, int n_images, struct error *err)
+{
+	char **paths = calloc((size_t)n_images, sizeof *paths);
+	bool ok = paths != NULL;
+
+	for (int i = 0; ok && i < n_images; i++) {
+		char path[4096];
+		for (int f = 0; ok && f < MESH_FORMATS; f++)
+			ok = !s->formats[f] || check_name(s, images[i], mesh_format_name((enum mesh_format)f), err);
+		ok = ok && (!s->preview || check_name(s, images[i], "preview.png", err));
+		if (!ok)
+			goto done;
+		output_path(s, path, sizeof path, images[i], "");
+		ok = (paths[i] = strdup(path)) != NULL;
+	}
+	if (!ok) {
+		error_set(err, "out of memory for %d names", n_images);
+		goto done;
+	}
+	qsort(paths, (size_t)n_images, sizeof *paths, compare_texts);
+	for (int i = 1; ok && i < n_images; i++)
+		if (!strcmp(paths[i - 1], paths[i]))
+			ok = error_set(err,
+				"two pictures have the same name: both would become %.900s*; one directory each",
+				paths[i]);
+done:
+	for (int i = 0; paths && i < n_images; i++)
+		free(paths[i]);
+	free(paths);
+	return ok;
+}
+
+/* "x.fbx" is a file of a kind that is not written; "run.2", "meshes" and "x.y/" are directories. */
+static bool names_other_file(const char *path)
+{
+	const char *base = strrchr(path, '/'), *dot;
+
+	base = base ? base + 1 : path;
+	dot = strrchr(base, '.');
+	return dot && dot > base && isalpha((unsigned char)dot[1]) && strlen(dot) <= 6;
+}
+
 /* Decide whether the output is a file, and make the directory otherwise. */
-static bool settle_output(struct settings *s, int n_images, struct error *err)
+static bool settle_output(struct settings *s, char *const *images, int n_images, struct error *err)
 {
 	enum mesh_format format;
 
@@ -189,29 +274,19 @@ static bool settle_output(struct settings *s, int n_images, struct error *err)
 			return error_set(err, "-o %s and --format do not agree; name a directory", s->output);
 		memset(s->formats, 0, sizeof s->formats);
 		s->formats[format] = true;
-	} else if (!is_directory(s->output) && mkdir(s->output, 0777) != 0) {
-		return error_set(err, "%s: cannot make the directory: %s", s->output, strerror(errno));
+	} else if (!is_directory(s->output) && names_other_file(s->output)) {
+		return error_set(err,
+			"-o %s: its extension is none of glb, obj, ply, stl, gaussian.ply (the name of a directory may "
+			"end "
+			"with /)",
+			s->output);
 	}
+	if (!check_names(s, images, n_images, err))
+		return false;
+	if (!s->to_file && !is_directory(s->output) && mkdir(s->output, 0777) != 0)
+		return error_set(err, "%s: cannot make the directory: %s", s->output, strerror(errno));
 	s->params.want_gaussians = s->formats[MESH_GAUSSIAN_PLY];
 	return check_writable(s, err);
-}
-
-/* OUT/STEM.EXTENSION, or the output file with its last extension replaced when it is one. */
-static void output_path(const struct settings *s, char *path, size_t size, const char *image, const char *extension)
-{
-	const char *base = strrchr(image, '/');
-	const char *dot;
-
-	base = base ? base + 1 : image;
-	dot = strrchr(base, '.');
-	if (s->to_file) {
-		enum mesh_format format;
-		size_t tail = format_of(&format, s->output) ? strlen(mesh_format_name(format)) + 1 : 0;
-		snprintf(path, size, "%.*s.%s", (int)(strlen(s->output) - tail), s->output, extension);
-	} else {
-		snprintf(path, size, "%s/%.*s.%s", s->output, dot && dot > base ? (int)(dot - base) : (int)strlen(base),
-			base, extension);
-	}
 }
 
 static bool write_taps(const char *path, const struct pipeline_record *r, struct error *err)
@@ -250,7 +325,9 @@ static bool write_results(
 		output_path(s, path, sizeof path, image, mesh_format_name((enum mesh_format)f));
 		if (!trellis_mesh_save(mesh, path, err))
 			return false;
-		printf("%s: %lld triangles in %.1f s\n", path, (long long)mesh->n_faces, seconds);
+		bool gaussians = f == MESH_GAUSSIAN_PLY;
+		printf("%s: %lld %s in %.1f s\n", path, (long long)(gaussians ? mesh->n_gaussians : mesh->n_faces),
+			gaussians ? "Gaussians" : "triangles", seconds);
 	}
 	if (!s->preview)
 		return true;
@@ -336,8 +413,8 @@ static bool take_option(struct settings *s, int option, const char *value, struc
 		return true;
 	case OPT_SIMPLIFY:
 		s->params.simplify = strtof(value, &end);
-		return (!*end && end != value && s->params.simplify > 0 && isfinite(s->params.simplify)) ||
-		       error_set(err, "--simplify %s: wanted a share below 1 or a number of triangles", value);
+		return (!*end && end != value && s->params.simplify >= 0 && isfinite(s->params.simplify)) ||
+		       error_set(err, "--simplify %s: wanted 0 (all), a share below 1 or a number of triangles", value);
 	case OPT_SHELL:
 		return s->params.keep_inner_shell = true;
 	case OPT_PREVIEW:
@@ -354,9 +431,8 @@ static bool take_option(struct settings *s, int option, const char *value, struc
 		return s->options.low_memory || !strcmp(value, "auto") ||
 		       error_set(err, "--memory %s: wanted auto or low", value);
 	case 't':
-		s->options.threads = (int)strtol(value, &end, 10);
-		return (!*end && s->options.threads > 0 && s->options.threads <= 4096) ||
-		       error_set(err, "--threads %s: wanted a number from 1", value);
+		return cli_number(&s->options.threads, value, 1, 4096) ||
+		       error_set(err, "--threads %s: wanted a number from 1 to 4096", value);
 	case OPT_TAPS:
 		s->taps = value;
 		return true;
@@ -386,7 +462,7 @@ int command_generate(int argc, char **argv)
 		return cli_usage(argv[0], "no picture was named");
 	if (s.taps && argc - optind > 1)
 		return cli_usage(argv[0], "--taps takes one picture, %d were named", argc - optind);
-	if (!settle_output(&s, argc - optind, &err))
+	if (!settle_output(&s, argv + optind, argc - optind, &err))
 		return cli_fail(argv[0], &err);
 
 	struct trellis *t = trellis_create(&s.options, &err);

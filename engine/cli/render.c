@@ -8,6 +8,7 @@
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const char help[] =
 	"usage: trellis render MESH.glb -o PICTURE.png [OPTION]...\n"
@@ -81,23 +82,34 @@ static int parse_option(int option, struct options *o, const char *argv0)
 	}
 }
 
-/* n_frames frames of views_a_frame views side by side. */
-static bool draw_frames(uint8_t **frames, int n_frames, int views_a_frame, const struct preview *p,
+/* One after the other into out: views_a_frame views side by side each. */
+static bool draw_frames(struct buffer *out, int n_frames, int views_a_frame, const struct preview *p,
 	const struct options *o, struct error *err)
 {
 	int row = o->width * views_a_frame;
-	for (int i = 0; i < n_frames; i++) {
-		frames[i] = malloc((size_t)row * (size_t)o->height * 3);
-		if (!frames[i])
-			return error_set(err, "%s: out of memory", o->output);
-		for (int v = 0; v < views_a_frame; v++) {
+	uint8_t *rgb = malloc((size_t)row * (size_t)o->height * 3);
+	struct png png;
+	bool ok = rgb || error_set(err, "%s: out of memory", o->output);
+	png_begin(&png, out, row, o->height, n_frames, TURN_MS / n_frames);
+	for (int i = 0; ok && i < n_frames; i++) {
+		for (int v = 0; ok && v < views_a_frame; v++) {
 			float yaw = o->yaw_deg + 360 * (float)i / (float)n_frames + 180 * (float)v;
-			if (!preview_draw(p, frames[i] + (size_t)v * (size_t)o->width * 3, o->width, o->height, row,
-				    yaw, o->pitch_deg, err))
-				return false;
+			ok = preview_draw(p, rgb + (size_t)v * (size_t)o->width * 3, o->width, o->height, row, yaw,
+				o->pitch_deg, err);
 		}
+		ok = ok && png_frame(&png, rgb, err);
 	}
-	return true;
+	free(rgb);
+	return ok;
+}
+
+/* Not the mesh itself, by whatever name. */
+static bool check_output(const struct options *o, struct error *err)
+{
+	struct stat in, out;
+	bool same = stat(o->input, &in) == 0 && stat(o->output, &out) == 0 && in.st_dev == out.st_dev &&
+		    in.st_ino == out.st_ino;
+	return !same || error_set(err, "%s: the picture would replace the mesh", o->output);
 }
 
 static bool render(const struct options *o, struct error *err)
@@ -106,15 +118,8 @@ static bool render(const struct options *o, struct error *err)
 	struct buffer bytes = {0};
 	struct preview *p = NULL;
 	int n_frames = o->turntable ? o->turntable : 1, views = o->turntable || o->has_yaw ? 1 : 2;
-	uint8_t **frames = calloc((size_t)n_frames, sizeof *frames);
-	bool ok = (frames || error_set(err, "%s: out of memory", o->output)) && glb_load(&m, o->input, err);
-	ok = ok && (p = preview_create(&m, err)) && draw_frames(frames, n_frames, views, p, o, err) &&
-	     png_append(&bytes, (const uint8_t *const *)frames, n_frames, o->width * views, o->height,
-		     TURN_MS / n_frames, err) &&
-	     buffer_save(&bytes, o->output, err);
-	for (int i = 0; frames && i < n_frames; i++)
-		free(frames[i]);
-	free(frames);
+	bool ok = check_output(o, err) && glb_load(&m, o->input, err) && (p = preview_create(&m, err)) &&
+		  draw_frames(&bytes, n_frames, views, p, o, err) && buffer_save(&bytes, o->output, err);
 	preview_destroy(p);
 	buffer_finish(&bytes);
 	trellis_mesh_finish(&m);

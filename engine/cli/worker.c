@@ -153,19 +153,13 @@ static bool read_picture(const struct task *task, struct trellis_image *image, s
 		return error_set(err, "reading the picture: %s", strerror(errno));
 	if ((uint64_t)st.st_size > MAX_PICTURE_BYTES)
 		return error_set(err, "the picture has %lld bytes, over 1 GiB", (long long)st.st_size);
-	size_t size = (size_t)st.st_size, have = 0;
+	size_t size = (size_t)st.st_size;
 	uint8_t *bytes = malloc(size ? size : 1);
 	if (!bytes)
 		return error_set(err, "out of memory: %zu bytes for the picture", size);
-	while (have < size) {
-		ssize_t n = pread(task->fds[0], bytes + have, size - have, (off_t)have);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			break;
-		have += (size_t)n;
-	}
-	bool ok = trellis_image_decode(image, bytes, have, task->job.name, err);
+	ssize_t n = file_read(task->fds[0], bytes, size);
+	bool ok = n < 0 ? error_set(err, "reading the picture: %s", strerror(errno))
+			: trellis_image_decode(image, bytes, (size_t)n, task->job.name, err);
 	free(bytes);
 	return ok;
 }
@@ -526,14 +520,6 @@ static int run_worker(const char *argv0, const struct trellis_options *options)
 	_exit(ok ? 0 : 1);
 }
 
-static bool parse_count(int *count, const char *text, long most)
-{
-	char *end;
-	long n = strtol(text, &end, 10);
-	*count = (int)n;
-	return end != text && !*end && n >= 0 && n <= most;
-}
-
 enum { OPT_DTYPE = 256, OPT_MEMORY, OPT_HANG };
 
 int command_worker(int argc, char **argv)
@@ -553,7 +539,7 @@ int command_worker(int argc, char **argv)
 			options.device = optarg;
 			break;
 		case 't':
-			if (!parse_count(&options.threads, optarg, 4096))
+			if (!cli_number(&options.threads, optarg, 0, 4096))
 				return cli_usage(argv[0], "--threads %s is not a number from 0 to 4096", optarg);
 			break;
 		case OPT_DTYPE:
@@ -565,7 +551,7 @@ int command_worker(int argc, char **argv)
 				return cli_usage(argv[0], "--memory %s is neither auto nor low", optarg);
 			break;
 		case OPT_HANG:
-			if (!parse_count(&hang_s, optarg, 1000000))
+			if (!cli_number(&hang_s, optarg, 0, 1000000))
 				return cli_usage(argv[0], "--hang %s is not a number from 0 to 1000000", optarg);
 			/* Half of it, at most the two minutes that the engine waits by itself. */
 			options.probe_s = hang_s == 0 || hang_s > 240 ? 0 : (hang_s + 1) / 2;

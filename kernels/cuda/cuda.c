@@ -125,11 +125,11 @@ static char *staging_take(struct backend *b, struct staging **slot)
 }
 
 /* One thread copies a mapped file at the speed of its page faults. */
-static void copy_parallel(char *to, const char *from, size_t bytes)
+static void copy_parallel(char *to, const char *from, size_t bytes, int threads)
 {
 	const size_t piece = (size_t)512 << 10;
 	int64_t pieces = (int64_t)((bytes + piece - 1) / piece);
-#pragma omp parallel for schedule(dynamic) num_threads(8) if (pieces > 2)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (pieces > 2)
 	for (int64_t i = 0; i < pieces; i++) {
 		size_t first = (size_t)i * piece, left = bytes - first;
 		memcpy(to + first, from + first, left < piece ? left : piece);
@@ -145,7 +145,7 @@ void cuda_upload_bytes(struct backend *b, void *device, const void *host, size_t
 		char *pinned = staging_take(b, &slot);
 		if (!pinned)
 			return;
-		copy_parallel(pinned, (const char *)host + done, n);
+		copy_parallel(pinned, (const char *)host + done, n, b->threads);
 		cuda_check(b,
 			cudaMemcpyAsync(
 				(char *)device + done, pinned, n, cudaMemcpyHostToDevice, cuda_of(b)->launch.stream),
@@ -185,7 +185,8 @@ void cuda_download_bytes(struct backend *b, void *host, const void *device, size
 		}
 		if (!cuda_check(b, cudaEventSynchronize(flying[head].slot->free), "computing"))
 			return;
-		copy_parallel((char *)host + flying[head].first, flying[head].slot->data, flying[head].size);
+		copy_parallel(
+			(char *)host + flying[head].first, flying[head].slot->data, flying[head].size, b->threads);
 		done += flying[head].size;
 		head = (head + 1) % STAGING_SLOTS;
 		count--;
@@ -390,6 +391,20 @@ static void cuda_coords_up(struct backend *b, struct tensor children, struct ten
 	cuda_check(b, launch_coords_up(cuda_launch(b), children, parents), "coordinates");
 }
 
+static bool cuda_is_finite(struct backend *b, struct tensor x)
+{
+	int32_t bad = 0;
+	size_t mark = scratch_mark(b);
+	struct tensor flag = scratch_new_as(b, DTYPE_I32, 1, 1);
+	if (flag.data &&
+		cuda_check(
+			b, cudaMemsetAsync(flag.data, 0, sizeof bad, cuda_launch(b)->stream), "looking at numbers") &&
+		cuda_check(b, launch_is_finite(cuda_launch(b), x, flag.data), "looking at numbers"))
+		cuda_download_i32(b, &bad, flag);
+	scratch_release(b, mark);
+	return !bad;
+}
+
 /* ---- life ---- */
 
 static void cuda_destroy(struct backend *b)
@@ -446,5 +461,6 @@ const struct backend_ops cuda_ops = {
 	.gather_rows = cuda_gather_rows,
 	.downsample = cuda_downsample,
 	.pixel_shuffle = cuda_pixel_shuffle,
+	.is_finite = cuda_is_finite,
 	.extract = cuda_extract,
 };

@@ -53,6 +53,9 @@ cudaError_t launch_downsample(
 	const struct launch *l, struct tensor y, struct tensor x, struct tensor index, int32_t *room);
 cudaError_t launch_pixel_shuffle(const struct launch *l, struct tensor y, struct tensor x, int64_t resolution);
 
+/* *bad (on the device, zero before) becomes 1 when a number of x is infinite or none. */
+cudaError_t launch_is_finite(const struct launch *l, struct tensor x, int32_t *bad);
+
 /* norm.cu */
 cudaError_t launch_layer_norm(const struct launch *l, struct tensor y, struct tensor x, const struct fused_norm *n);
 /* x = residual + gate * sums + row, and y = the layer norm of x, where _fits says so: f has just these. */

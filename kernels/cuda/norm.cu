@@ -301,12 +301,14 @@ __global__ void __launch_bounds__(256) rms_norm_any(view x, int64_t rows, int he
 cudaError_t launch_rms_norm_heads(const struct launch *l, struct tensor x, const float *gamma, int heads)
 {
 	int d = (int)(x.cols / heads);
-	if (is_wide(x) && is_wide(gamma) && d >= 8 && d <= 256 && (d & (d - 1)) == 0)
-		rms_norm_kernel<<<(unsigned)((x.rows * (x.cols / 8) + 255) / 256), 256, 0, l->stream>>>(
-			view_of(x), x.rows, (int)x.cols, d, gamma);
+	bool wide = is_wide(x) && is_wide(gamma) && d >= 8 && d <= 256 && (d & (d - 1)) == 0;
+	int64_t blocks = wide ? (x.rows * (x.cols / 8) + 255) / 256 : (x.rows * heads + 7) / 8;
+	if (blocks > (wide ? UINT32_MAX / 256 : INT32_MAX)) /* the former counts threads in 32 bits */
+		return cudaErrorInvalidValue;
+	if (wide)
+		rms_norm_kernel<<<(unsigned)blocks, 256, 0, l->stream>>>(view_of(x), x.rows, (int)x.cols, d, gamma);
 	else
-		rms_norm_any<<<(unsigned)((x.rows * heads + 7) / 8), 256, 0, l->stream>>>(
-			view_of(x), x.rows, heads, d, gamma);
+		rms_norm_any<<<(unsigned)blocks, 256, 0, l->stream>>>(view_of(x), x.rows, heads, d, gamma);
 	return cudaGetLastError();
 }
 

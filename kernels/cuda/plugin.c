@@ -106,6 +106,9 @@ static bool start(struct cuda *c, struct error *err)
 	return c->workspace || error_set(err, "%s", c->base.error.text);
 }
 
+/* Copying into pinned memory: more do no better (NOTES.md). */
+enum { COPY_THREADS = 8 };
+
 static struct backend *create_backend(int ordinal, enum dtype act, struct error *err)
 {
 	struct cuda *c = calloc(1, sizeof *c);
@@ -114,6 +117,7 @@ static struct backend *create_backend(int ordinal, enum dtype act, struct error 
 		return NULL;
 	}
 	backend_init(&c->base, &cuda_ops, act);
+	c->base.threads = COPY_THREADS;
 	c->ordinal = ordinal;
 	if (start(c, err))
 		return &c->base;
@@ -123,7 +127,10 @@ static struct backend *create_backend(int ordinal, enum dtype act, struct error 
 
 struct backend *cuda_helper(struct backend *b, struct error *err)
 {
-	return create_backend(cuda_of(b)->ordinal, b->act, err);
+	struct backend *helper = create_backend(cuda_of(b)->ordinal, b->act, err);
+	if (helper)
+		helper->threads = b->threads;
+	return helper;
 }
 
 __attribute__((visibility("default"))) const struct trellis_plugin *trellis_plugin(void)

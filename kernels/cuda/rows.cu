@@ -105,6 +105,31 @@ cudaError_t launch_add(const struct launch *l, struct tensor y, struct tensor a,
 	return launch_combine(l, y, 1, a, 1, x);
 }
 
+/* ---- whether all of x is finite ---- */
+
+template <int V>
+__global__ void __launch_bounds__(256) is_finite_kernel(view x, int64_t rows, int64_t cols, int32_t *bad)
+{
+	bool seen = false;
+	FOR_EACH_GROUP(V, rows, cols, r, c)
+	{
+		float v[V];
+		load<V>(v, x.at(r, c), x.dtype);
+		for (int i = 0; i < V; i++)
+			seen |= !isfinite(v[i]);
+	}
+	if (seen)
+		*bad = 1; /* all who write it write the same */
+}
+
+cudaError_t launch_is_finite(const struct launch *l, struct tensor x, int32_t *bad)
+{
+	auto *kernel = is_wide(x) ? is_finite_kernel<8> : is_finite_kernel<1>;
+	unsigned blocks = is_wide(x) ? group_blocks<8>(l, x.rows, x.cols) : group_blocks<1>(l, x.rows, x.cols);
+	kernel<<<blocks, 256, 0, l->stream>>>(view_of(x), x.rows, x.cols, bad);
+	return cudaGetLastError();
+}
+
 /* ---- y[r, :] = x[index[r], :] ---- */
 
 template <int V>

@@ -100,14 +100,16 @@ __device__ __forceinline__ float as_stored(float x, enum dtype dtype)
 				    : __bfloat162float(__float2bfloat16_rn(x));
 }
 
-/* Number of blocks of 256 threads for a loop over groups of V columns of every row (FOR_EACH_GROUP). */
+/* Number of blocks of 256 threads for a loop over groups of V columns of every row (FOR_EACH_GROUP), which counts in 32 bits.
+ * 0 where there are more groups: the launch then fails. */
 template <int V> static inline unsigned group_blocks(const struct launch *l, int64_t rows, int64_t cols)
 {
 	int64_t blocks = (rows * (cols / V) + 255) / 256, most = (int64_t)l->sm_count * 32;
-	return (unsigned)(blocks < most ? blocks : most);
+	blocks = blocks < most ? blocks : most;
+	return rows * (cols / V) + blocks * 256 <= UINT32_MAX ? (unsigned)blocks : 0;
 }
 
-/* The (row, column) of every group of V columns that is this thread's. At most 2^32 groups. */
+/* The (row, column) of every group of V columns that is this thread's: as many as group_blocks has blocks for. */
 #define FOR_EACH_GROUP(V, rows, cols, r, c)                                                                            \
 	for (uint32_t per_ = (uint32_t)((cols) / (V)), n_ = (uint32_t)(rows)*per_,                                     \
 		      i_ = blockIdx.x * 256u + threadIdx.x, r, c;                                                      \

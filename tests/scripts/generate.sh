@@ -53,17 +53,61 @@ refuse 2 "'fbx' is none of" --format glb,fbx $input -o "$out"
 refuse 2 '--steps 0' --steps 0 $input
 refuse 2 '--seed -1' --seed -1 $input
 refuse 2 'no picture was named' -o "$out"
+# What could not be written, or would replace another result, is refused before the work.
+mkdir "$bad/d1" "$bad/d2"
+cp $input "$bad/d1/a.png"
+cp $input "$bad/d2/a.jpg"
+long=$(printf '%0246d' 0)
+cp $input "$bad/$long.png"
+refuse 1 "two pictures have the same name: both would become $scratch/new/a\\.\*" "$bad/d1/a.png" $input "$bad/d2/a.jpg" -o "$scratch/new"
+refuse 1 'two pictures have the same name' $input $input -o "$out"
+refuse 1 'x.fbx: its extension is none of glb' $input -o "$scratch/x.fbx"
+refuse 1 "$long.png: the name of its .preview.png would be too long" "$bad/$long.png" -o "$scratch/new"
+[ ! -e "$scratch/new" ] && [ ! -e "$scratch/x.fbx" ] || fault "a refused call made a folder"
 [ -z "$(ls -A "$out" 2>/dev/null)" ] || fault "a failed run left $(ls "$out")"
 
 "$trellis" generate --quiet --steps 1 --format glb,obj,ply,stl,gaussian.ply $input -o "$out" >/dev/null || fault "all formats: $?"
 for name in glb obj ply stl gaussian.ply preview.png; do
 	[ -s "$out/input.$name" ] || fault "out/input.$name is missing"
 done
+# Numbers that overflow are told as that, with the network's name, and not as an empty picture.
+copy_model() {
+	rm -rf "$scratch/m"
+	cp -rL tests/golden/e2e "$scratch/m" && chmod -R u+w "$scratch/m"
+}
+for pair in image_cond_model:dinov2/model sparse_structure_flow_model:ckpts/ss_flow_img_dit_16l8 \
+	sparse_structure_decoder:ckpts/ss_dec_conv3d_16l8 slat_flow_model:ckpts/slat_flow_img_dit_64l8p2 \
+	slat_decoder_mesh:ckpts/slat_dec_mesh_swin8_64l8m256c slat_decoder_gs:ckpts/slat_dec_gs_swin8_64l8gs; do
+	copy_model
+	file=$scratch/m/${pair#*:}.safetensors
+	size=$(stat -c %s "$file")
+	# 7f7f7f7f is 3.4e38, and 7f7f no number in f16
+	head -c 4000 /dev/zero | tr '\0' '\177' | dd of="$file" bs=1 seek=$((size - 4000)) conv=notrunc status=none
+	refuse 1 "input.png: ${pair%:*}: the result is not finite in f32: " --model "$scratch/m" --format glb,gaussian.ply $input -o "$out"
+done
+copy_model
+jq '.args.slat_normalization.std[3] = 3e38' tests/golden/e2e/pipeline.json >"$scratch/m/pipeline.json"
+refuse 1 'slat_normalization: channel 3 of the latent is not finite with std 3e\+38' --model "$scratch/m" $input -o "$out"
+jq '.args.slat_normalization.std[3] = 1e300' tests/golden/e2e/pipeline.json >"$scratch/m/pipeline.json"
+refuse 1 'slat_normalization.std\[3\] is 1e\+300, more than f32 holds' --model "$scratch/m" $input -o "$out"
+
 # One bad picture does not stop the others; a name with a space keeps it; no preview when not asked for.
 cp $input "$bad/a chair.png"
 "$trellis" generate --quiet --steps 1 --no-preview "$bad/text.png" "$bad/a chair.png" -o "$out" >/dev/null 2>&1
 [ $? = 1 ] || fault "one bad picture of two: status is not 1"
 [ -s "$out/a chair.glb" ] && [ ! -e "$out/a chair.preview.png" ] || fault "the good picture of two: $(ls "$out")"
+
+# A file is called as it was named; a directory may have a point in its name; the longest names there are can be used.
+"$trellis" generate --quiet --steps 1 $input -o "$scratch/X.GLB" >/dev/null || fault "X.GLB: $?"
+[ -s "$scratch/X.GLB" ] && [ -s "$scratch/X.preview.png" ] && [ ! -e "$scratch/X.glb" ] || fault "X.GLB: $(ls "$scratch")"
+"$trellis" generate --quiet --steps 1 --no-preview --format gaussian.ply $input -o "$scratch/run.2" >"$scratch/stdout" || fault "run.2: $?"
+[ -s "$scratch/run.2/input.gaussian.ply" ] || fault "run.2: $(ls "$scratch/run.2")"
+grep -q '/input.gaussian.ply: [0-9]* Gaussians in ' "$scratch/stdout" || fault "of Gaussians is said: $(cat "$scratch/stdout")"
+"$trellis" generate --quiet --steps 1 --no-preview "$bad/$long.png" -o "$scratch/run.2/" >/dev/null || fault "a long name: $?"
+[ -s "$scratch/run.2/$long.glb" ] || fault "a long name: $(ls "$scratch/run.2")"
+"$trellis" generate --quiet --steps 1 --no-preview $input -o "$scratch/all.glb" >/dev/null
+"$trellis" generate --quiet --steps 1 --no-preview --simplify 0 $input -o "$scratch/zero.glb" >/dev/null || fault "--simplify 0: $?"
+cmp -s "$scratch/all.glb" "$scratch/zero.glb" || fault "--simplify 0 does not keep all"
 
 # The taps of a run hold every intermediate (their values: check.sh).
 "$trellis" generate --quiet --no-preview $input --taps "$scratch/taps.safetensors" -o "$scratch/x.glb" >/dev/null ||

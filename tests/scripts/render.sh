@@ -48,6 +48,17 @@ grep -aq acTL view.png || fault "a turntable is no animation"
 draws 1024 512
 cmp -s view.png both.png || fault "the same call gave another picture"
 
+# turns FRAMES KB: whether a turntable does with so much address space, one thread.
+turns() {
+	(ulimit -v "$2" && OMP_NUM_THREADS=1 exec "$trellis" render "$mesh" -o turn.png -s 1024x1024 --turntable "$1") 2>err
+}
+
+# Thirty frames of 3 MB take no more memory than two: one at a time is there.
+room=100000
+until turns 2 $room || [ $room -gt 2000000 ]; do room=$((room + 20000)); done
+turns 30 $((room + 40000)) || fault "thirty frames don't do with 40 MB more than two, $room KB: $(cat err)"
+rm -f turn.png
+
 head -c 5000 "$mesh" >short.glb
 mkfifo pipe.glb
 mkdir folder.png
@@ -59,6 +70,12 @@ refuses 1 'missing.glb: No such file or directory' missing.glb -o no.png
 refuses 1 'folder.png: Is a directory' "$mesh" -o folder.png -s 16x16
 refuses 1 'none/no.png: No such file or directory' "$mesh" -o none/no.png -s 16x16
 refuses 1 '/dev/full: No space left on device' "$mesh" -o /dev/full -s 16x16
+cp "$mesh" own.glb
+ln own.glb other.png
+refuses 1 'own.glb: the picture would replace the mesh' own.glb -o own.glb
+refuses 1 'other.png: the picture would replace the mesh' own.glb -o other.png
+cmp -s own.glb "$mesh" || fault "the mesh was replaced"
+rm own.glb other.png
 refuses 2 'wanted one mesh, got 2' "$mesh" "$mesh" -o no.png
 refuses 2 '-o PICTURE.png is missing' "$mesh"
 refuses 2 '--size: wanted WxH' "$mesh" -o no.png -s 5x5000
