@@ -67,7 +67,9 @@ static void check_node(struct check *c, const struct tree_node *node)
 	int error = state_content_stat(&c->fs.state, node->id, &st);
 	const struct tree_node *source = result ? tree_find(&c->fs.tree, result->source) : NULL;
 	struct stat source_st;
-	if (source && (!source->parent || state_content_stat(&c->fs.state, source->id, &source_st) != 0))
+	const struct input *input = source ? jobs_find(&c->fs.jobs, source->id) : NULL;
+	if (source && (!source->parent || !input || memcmp(input->key, result->key, JOBS_KEY_LEN) != 0 ||
+			      state_content_stat(&c->fs.state, source->id, &source_st) != 0))
 		source = NULL;
 	bool bytes = node->size > 0 || node->unsized;
 	if (source && (error || (result->size && st.st_size != result->size))) {

@@ -98,12 +98,13 @@ void contents_set_missing(struct fs *fs, struct tree_node *node, bool missing)
 }
 
 /* Power was lost when the journal had the result and the disk not yet its content, or it is gone: its picture settles afresh.
- * False: there is no such picture. */
+ * False: there is no such picture, or it is another one by now. */
 static bool make_again(struct fs *fs, struct tree_node *node, const struct result *result)
 {
 	struct input *input = jobs_find(&fs->jobs, result->source);
 	struct tree_node *source = tree_find(&fs->tree, result->source);
-	if (!input || !source || !source->parent || source->missing)
+	if (!input || !source || !source->parent || source->missing ||
+		memcmp(input->key, result->key, JOBS_KEY_LEN) != 0)
 		return false;
 	int64_t now = fs_now_ns();
 	fs_log("out/%s is incomplete and is made again", node->name);

@@ -45,12 +45,12 @@ if [ ! -e /dev/fuse ]; then
 	examples/demo.sh "$TRELLIS_BUILD" "$work/unmounted" >"$work/log" 2>&1 || fault "the demo without FUSE failed"
 	expect_meshes "$work/unmounted"
 elif unshare --mount true 2>/dev/null; then
-	TRELLIS_MODEL_PATH=$work/model unshare --mount bash "$work/without" >"$work/log" 2>&1 &&
+	TRELLIS_MODEL_PATH=$work/model tests/mount/apart.sh -- bash "$work/without" >"$work/log" 2>&1 &&
 		fault "the demo with a broken model succeeded"
 	grep -q '^/dev/fuse cannot be used here' "$work/log" || fault "the demo does not say that FUSE is missing"
 	grep -q '^0 of 3 pictures became meshes$' "$work/log" || fault "the demo does not count what it made"
 	[ "$(grep -c 'not a model: it has no pipeline.json' "$work/log")" = 3 ] || fault "the demo does not say why"
-	unshare --mount bash "$work/without" >"$work/log" 2>&1 || fault "the demo without FUSE failed"
+	tests/mount/apart.sh -- bash "$work/without" >"$work/log" 2>&1 || fault "the demo without FUSE failed"
 	expect_meshes "$work/unmounted"
 else
 	echo "without the demo on a machine that lacks FUSE: unshare is not permitted here"

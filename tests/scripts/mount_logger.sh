@@ -60,7 +60,7 @@ if [ "$(id -u)" != 0 ] || ! unshare -m true 2>/dev/null; then
 	echo "without the part on /dev/log: it needs root and a mount namespace"
 	finish
 fi
-unshare -m --propagation private bash "$0" socket
+tests/mount/apart.sh --propagation private -- bash "$0" socket
 case $? in
 0) ;;
 77) echo "without the part on /dev/log: no /dev of its own can be made here" ;;

@@ -9,7 +9,7 @@ for program in jq ganesha.nfsd rpcbind nfs-cp nfs-cat ip; do
 done
 if [ -z "${MOUNT_NFS_INSIDE:-}" ]; then
 	unshare -n -m true 2>/dev/null || { echo "no namespaces of its own here (needs root)"; exit 77; }
-	MOUNT_NFS_INSIDE=1 exec unshare -n -m bash "$0"
+	MOUNT_NFS_INSIDE=1 exec tests/mount/apart.sh -n -- bash "$0"
 fi
 . tests/mount/lib.sh
 mount -t tmpfs none /run && ip link set lo up || { echo "the loopback device cannot be set up here"; exit 77; }
