@@ -205,7 +205,12 @@ recovery() { field '.recovery // {} | [.lost_changes, .damaged_bytes, .cut_bytes
 # What status and its log tell when the mount has just come up.
 look_at_report() {
 	local told lost_changes damaged_bytes cut_bytes reordered lost_files missing_files files=0 certain=0 id
-	read -r lost_changes damaged_bytes cut_bytes reordered lost_files missing_files < <(recovery)
+	for id in "${missing[@]}"; do [[ " ${inputs[*]} ${gone[*]} " = *" $id "* ]] && certain=$((certain + 1)); done
+	for _ in $(seq 50); do # contents are looked at beside
+		read -r lost_changes damaged_bytes cut_bytes reordered lost_files missing_files < <(recovery)
+		[ "$missing_files" -lt $certain ] && [ $journal = 0 ] || break
+		sleep 0.1
+	done
 	told=$(grep -c damaged "$mnt/status")
 	if [ -e "$mnt/lost" ]; then
 		files=$(find "$mnt/lost" -type f -printf x | wc -c)
@@ -216,7 +221,6 @@ look_at_report() {
 		lost_total=$((lost_total + files))
 	fi
 	[ "$lost_files" = "$files" ] || [ $repaired = 1 ] || fail "$round: status.json counts $lost_files lost files, there are $files"
-	for id in "${missing[@]}"; do [[ " ${inputs[*]} ${gone[*]} " = *" $id "* ]] && certain=$((certain + 1)); done
 	[ "$missing_files" -le ${#missing[@]} ] || [ $journal = 1 ] || fail "$round: status.json counts $missing_files missing files"
 	[ "$missing_files" -ge $certain ] || [ $journal = 1 ] || fail "$round: status.json counts $missing_files missing files of at least $certain"
 	missing_total=$((missing_total + missing_files))
