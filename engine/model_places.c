@@ -16,10 +16,10 @@ struct places {
 };
 
 /* Takes path; NULL is fine. */
-static void tell(const struct places *p, char *path, bool names_only)
+static void tell(const struct places *p, char *path, enum model_place kind)
 {
 	if (path)
-		p->place(p->user, path, names_only);
+		p->place(p->user, path, kind);
 	free(path);
 }
 
@@ -30,11 +30,12 @@ static bool tell_reference(void *user, const char *role, const char *reference, 
 	const struct places *p = user;
 	bool absolute = reference[0] == '/';
 	(void)role, (void)err;
-	tell(p, text_format("%s%s%s.json", absolute ? "" : p->model->path, absolute ? "" : "/", reference), false);
+	tell(p, text_format("%s%s%s.json", absolute ? "" : p->model->path, absolute ? "" : "/", reference),
+		PLACE_FILES);
 	tell(p, text_format("%s%s%s.safetensors", absolute ? "" : p->model->path, absolute ? "" : "/", reference),
-		false);
-	tell(p, text_format("%s/../%s/config.json", p->model->path, reference), false);
-	tell(p, text_format("%s/../%s/model.safetensors", p->model->path, reference), false);
+		PLACE_FILES);
+	tell(p, text_format("%s/../%s/config.json", p->model->path, reference), PLACE_FILES);
+	tell(p, text_format("%s/../%s/model.safetensors", p->model->path, reference), PLACE_FILES);
 	return true;
 }
 
@@ -62,8 +63,8 @@ static void tell_encoders_beside(const struct places *p)
 		char *config = text_format("%s/%s/config.json", parent, entry->d_name);
 		char *tensors = text_format("%s/%s/model.safetensors", parent, entry->d_name);
 		bool told = entry->d_name[0] != '.' && config && tensors && loader_is_file(tensors);
-		tell(p, told ? config : NULL, false);
-		tell(p, told ? tensors : NULL, false);
+		tell(p, told ? config : NULL, PLACE_FILES);
+		tell(p, told ? tensors : NULL, PLACE_FILES);
 		if (!told) {
 			free(config);
 			free(tensors);
@@ -71,7 +72,7 @@ static void tell_encoders_beside(const struct places *p)
 	}
 	if (directory)
 		closedir(directory);
-	tell(p, parent, true);
+	tell(p, parent, PLACE_NAMES);
 }
 
 void model_places(const char *path, model_place_fn place, void *user)
@@ -81,14 +82,14 @@ void model_places(const char *path, model_place_fn place, void *user)
 	struct error ignored;
 	bool found = model.note && loader_locate(&model, path, &ignored);
 	if (path && path[0] == '/')
-		tell(&p, strdup(path), false);
+		tell(&p, strdup(path), PLACE_LINKED);
 	if (found) {
-		tell(&p, strdup(model.path), false);
+		tell(&p, strdup(model.path), PLACE_LINKED);
 		tell_references(&p);
 		tell_encoders_beside(&p);
 	}
-	tell(&p, hub_cache_directory(), false);
-	tell(&p, hub_cache_torch_directory(), false);
+	tell(&p, hub_cache_directory(), PLACE_FILES);
+	tell(&p, hub_cache_torch_directory(), PLACE_FILES);
 	free(model.path);
 	free(model.name);
 	free(model.note);
