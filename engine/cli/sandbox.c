@@ -160,7 +160,7 @@ void sandbox_describe(const struct sandbox *s, char *out, size_t size)
 		snprintf(landlock, sizeof landlock, "Landlock %d", s->landlock);
 	else
 		snprintf(landlock, sizeof landlock, "no Landlock (%s)", strerror(s->landlock_errno));
-	if (prctl(PR_GET_SECCOMP) != 2)
+	if (s->seccomp_errno || prctl(PR_GET_SECCOMP) != 2) /* one of a container's is not ours */
 		snprintf(seccomp, sizeof seccomp, "no seccomp (%s)", strerror(s->seccomp_errno));
 	snprintf(out, size, "user %s, %s, %s, %s", s->user, capabilities, landlock, seccomp);
 }
