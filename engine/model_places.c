@@ -82,7 +82,7 @@ void model_places(const char *path, model_place_fn place, void *user)
 	struct error ignored;
 	bool found = model.note && loader_locate(&model, path, &ignored);
 	if (path && path[0] == '/')
-		tell(&p, strdup(path), PLACE_LINKED);
+		tell(&p, strdup(path), PLACE_FILES);
 	if (found) {
 		tell(&p, strdup(model.path), PLACE_LINKED);
 		tell_references(&p);
