@@ -82,9 +82,9 @@ CUDA_OBJ := $(patsubst %,$(BUILD)/obj/%.o,$(CUDA_SRC)) $(patsubst %,$(BUILD)/obj
 MODEL_LIB := $(BUILD)/libtrellis.a
 FS_LIB := $(BUILD)/libtrellisfs.a
 OBJ = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
-TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm state_damage \
+TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm state_damage older_kernel \
 	fscore random_model large_compare change_tensor) \
-	$(foreach p,fake missing none,$(BUILD)/tests/plugins/$(p)/trellis-cuda.so) $(BUILD)/tests/slow_disk.so
+	$(foreach p,fake attack missing none,$(BUILD)/tests/plugins/$(p)/trellis-cuda.so) $(BUILD)/tests/slow_disk.so
 FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 PROGRAMS := $(if $(CLI_SRC),$(BUILD)/trellis) $(if $(wildcard fs/main.c),$(BUILD)/trellisfs)
 
@@ -148,7 +148,7 @@ $(BUILD)/tests/test_fs_%: $(BUILD)/obj/tests/test_fs_%.o $(FS_LIB)
 	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS) $(CRITERION)
 
 # Stands in for `trellis worker` in the daemon's tests.
-$(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm state_damage): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(FS_LIB)
+$(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm state_damage older_kernel): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(FS_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS)
 
@@ -160,10 +160,14 @@ $(addprefix $(BUILD)/tests/,fscore random_model large_compare change_tensor): $(
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS)
 
-# Stand in for the CUDA plugin: one that does as it is told, one whose library is missing, one that is none.
+# Stand in for the CUDA plugin: one that does as it is told, one that attacks, one whose library is missing, one that is none.
 $(BUILD)/tests/plugins/fake/trellis-cuda.so: $(patsubst %.c,$(BUILD)/obj/pic/%.o,tests/fake_plugin.c $(wildcard kernels/*.c))
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -shared -o $@ $^ -ldnnl -fopenmp -lm
+
+$(BUILD)/tests/plugins/attack/trellis-cuda.so: $(BUILD)/obj/pic/tests/attack_plugin.o
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -shared -o $@ $^
 
 $(BUILD)/tests/plugins/missing/trellis-cuda.so:
 	@mkdir -p $(@D)

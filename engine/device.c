@@ -26,8 +26,16 @@
 
 /* ---- the plugin ---- */
 
-/* The file of the plugin, or false and where it was looked for. */
-static bool find_plugin(char path[PATH_MAX], struct error *err)
+/* Also when it is in memory already and can't be seen any more. */
+static bool is_there(const char *path)
+{
+	void *loaded = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+	if (loaded)
+		dlclose(loaded);
+	return loaded || access(path, F_OK) == 0;
+}
+
+bool device_find_plugin(char *path, struct error *err)
 {
 	static const char *const places[] = {"", "/../lib/trellis"};
 	const char *named = getauxval(AT_SECURE) ? NULL : getenv("TRELLIS_PLUGIN_DIR");
@@ -35,18 +43,26 @@ static bool find_plugin(char path[PATH_MAX], struct error *err)
 
 	if (named && *named == '/') {
 		snprintf(path, PATH_MAX, "%s/" PLUGIN_FILE, named);
-		return access(path, F_OK) == 0 || error_set(err, "the plugin is not installed: no %.900s", path);
+		return is_there(path) || error_set(err, "the plugin is not installed: no %.900s", path);
 	}
 	ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
 	const char *slash = n > 0 ? memrchr(program, '/', (size_t)n) : NULL;
 	for (size_t i = 0; slash && i < sizeof places / sizeof *places; i++) {
 		if (snprintf(path, PATH_MAX, "%.*s%s/" PLUGIN_FILE, (int)(slash - program), program, places[i]) <
 				PATH_MAX &&
-			access(path, F_OK) == 0)
+			is_there(path))
 			return true;
 	}
 	snprintf(path, PATH_MAX, "%s", TRELLISFS_PREFIX "/lib/trellis/" PLUGIN_FILE);
-	return access(path, F_OK) == 0 || error_set(err, "the plugin is not installed: no %s", path);
+	return is_there(path) || error_set(err, "the plugin is not installed: no %s", path);
+}
+
+void device_load_plugin(void)
+{
+	char path[PATH_MAX];
+	struct error ignored;
+	if (device_find_plugin(path, &ignored))
+		dlopen(path, RTLD_NOW | RTLD_LOCAL); /* never closed; whoever needs it says why it can't be */
 }
 
 static const struct trellis_plugin *load_plugin(const char *path, struct error *err)
@@ -153,7 +169,7 @@ static bool attempt_within(struct attempt *a, int limit_s, struct error *err)
 static void try_plugin(struct attempt *a)
 {
 	char path[PATH_MAX];
-	a->plugin = find_plugin(path, &a->error) ? load_plugin(path, &a->error) : NULL;
+	a->plugin = device_find_plugin(path, &a->error) ? load_plugin(path, &a->error) : NULL;
 	a->count = a->plugin ? a->plugin->count(&a->error) : 0;
 }
 
@@ -325,7 +341,7 @@ static bool expects_cuda(void)
 	static const char *const signs[] = {"/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"};
 	char path[PATH_MAX];
 	struct error err;
-	bool found = getenv("TRELLIS_PLUGIN_DIR") || find_plugin(path, &err);
+	bool found = getenv("TRELLIS_PLUGIN_DIR") || device_find_plugin(path, &err);
 	for (size_t i = 0; i < sizeof signs / sizeof *signs; i++)
 		found |= access(signs[i], F_OK) == 0;
 	return found;

@@ -28,6 +28,12 @@ struct device {
 bool device_open(struct device *d, const struct device_wish *wish, struct error *err);
 void device_close(struct device *d); /* zeroed is fine */
 
+/* The file of the CUDA plugin, or false and where it was looked for. path: PATH_MAX. */
+bool device_find_plugin(char *path, struct error *err);
+/* Have that file in memory, if it is there and can be loaded: device_open finds it then in a process that may no longer read
+ * it. Asks the driver nothing. */
+void device_load_plugin(void);
+
 /* Memory that could be allocated now, bytes; 0: not known. */
 uint64_t device_free_bytes(const struct device *d);
 

@@ -27,7 +27,7 @@ static char *in_user_cache(const char *rest)
 }
 
 /* The first that is set decides, as in huggingface_hub. */
-static char *find_hugging_face_cache(void)
+char *hub_cache_directory(void)
 {
 	const char *value;
 	if ((value = get_variable("HF_HUB_CACHE")) || (value = get_variable("HUGGINGFACE_HUB_CACHE")))
@@ -84,7 +84,7 @@ char *hub_cache_snapshot(const char *directory, struct error *err)
 char *hub_cache_find(const char *id, struct error *err)
 {
 	const char *slash = strchr(id, '/');
-	char *cache = find_hugging_face_cache(), *snapshot = NULL;
+	char *cache = hub_cache_directory(), *snapshot = NULL;
 	char *directory = cache ? text_format("%s/models--%.*s--%s", cache, (int)(slash - id), id, slash + 1) : NULL;
 	if (!cache)
 		error_set(err, "%s: no Hugging Face cache to look in (HF_HOME and HOME are not set)", id);

@@ -1,5 +1,5 @@
 /* loader.h - what the files of the model loader share: checkpoint.c, encoder_config.c, encoder_find.c, hub_cache.c,
- * torch_state.c, pipeline_json.c, model.c. Private to them and their tests; the interface is model.h. */
+ * torch_state.c, pipeline_json.c, model.c, model_places.c. Private to them and their tests; the interface is model.h. */
 #ifndef TRELLIS_LOADER_H
 #define TRELLIS_LOADER_H
 
@@ -15,6 +15,9 @@ bool encoder_config_runs(const struct model_config *g, const char *file, struct 
 bool checkpoint_open_files(struct checkpoint *c, char *json_path, char *tensor_path, const char *name,
 	bool (*parse_text)(struct checkpoint *c, const char *json, size_t size, const char *file, struct error *err),
 	struct error *err);
+
+/* Directory, hub id or NULL to the directory with pipeline.json and the model's name, which are then m's. */
+bool loader_locate(struct model *m, const char *path, struct error *err);
 
 bool loader_is_directory(const char *path);
 bool loader_is_file(const char *path); /* links are followed */
@@ -40,6 +43,8 @@ char *encoder_torch_path(const char *torch_name);
 
 /* "org/name" in the characters that the hub allows. */
 bool hub_cache_is_id(const char *text);
+/* Where the Hugging Face cache is; the caller frees it. NULL: no memory, or no home directory. */
+char *hub_cache_directory(void);
 /* The snapshot directory of a repository in the Hugging Face cache, found offline; the caller frees it. */
 char *hub_cache_find(const char *id, struct error *err);
 /* The snapshot that DIR/refs/main names, DIR being the models--org--name directory of a cache. */

@@ -124,8 +124,7 @@ static void explain_no_pipeline(const char *path, struct error *err)
 	free(ckpts);
 }
 
-/* Directory, hub id or NULL to the directory with pipeline.json and the model's name. */
-static bool locate(struct model *m, const char *path, struct error *err)
+bool loader_locate(struct model *m, const char *path, struct error *err)
 {
 	const char *variable = getenv("TRELLIS_MODEL_PATH");
 	if (!path && variable && *variable)
@@ -407,7 +406,7 @@ struct model *model_open_reporting(const char *path, model_fault_fn fault, void 
 		error_set(err, "out of memory");
 		goto out;
 	}
-	if (!locate(o.model, path, err))
+	if (!loader_locate(o.model, path, err))
 		goto out;
 	file = text_format("%s/pipeline.json", o.model->path);
 	text = file ? json_fields_read(file, &size, err) : NULL;

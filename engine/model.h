@@ -108,6 +108,15 @@ struct model *model_open_reporting(const char *path, model_fault_fn fault, void 
 
 void model_close(struct model *m); /* NULL is fine */
 
+/* Tell of each place that model_open(path) may read, for a process that is to be confined to them. Some may not exist. */
+enum model_place {
+	PLACE_FILES,  /* a file, or a directory and all in it */
+	PLACE_LINKED, /* and what the links in it lead to */
+	PLACE_NAMES,  /* a directory, of which only the names are looked at */
+};
+typedef void (*model_place_fn)(void *user, const char *path, enum model_place kind);
+void model_places(const char *path, model_place_fn place, void *user);
+
 /* The role's checkpoint; when it is absent, NULL and the reason. */
 const struct checkpoint *model_require(const struct model *m, enum model_role role, struct error *err);
 

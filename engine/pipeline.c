@@ -79,13 +79,18 @@ struct trellis *trellis_assemble(struct model *m, const struct device_wish *wish
 	return t;
 }
 
-struct trellis *trellis_create(const struct trellis_options *o, struct error *err)
+struct trellis *trellis_create_on(struct model *m, const struct trellis_options *o, struct error *err)
 {
 	const struct device_wish wish = {o->device, o->dtype, o->threads, o->probe_s};
-	struct trellis *t = trellis_assemble(model_open(o->model, err), &wish, err);
+	struct trellis *t = trellis_assemble(m, &wish, err);
 	if (t && o->low_memory)
 		networks_let_leave(t->networks);
 	return t;
+}
+
+struct trellis *trellis_create(const struct trellis_options *o, struct error *err)
+{
+	return trellis_create_on(model_open(o->model, err), o, err);
 }
 
 /* After a failure: whether it was for want of memory and some could be given back, so that another try is worth it. */

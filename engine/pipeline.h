@@ -23,6 +23,9 @@ void pipeline_record_finish(struct pipeline_record *r);
 /* Fill *r in the next jobs (each replaces the last); NULL: stop. Borrowed. */
 void trellis_record(struct trellis *t, struct pipeline_record *r);
 
+/* trellis_create on a model that is open: its files are not opened again. Takes the model, also on failure. */
+struct trellis *trellis_create_on(struct model *m, const struct trellis_options *o, struct error *err);
+
 /* Takes the model, which model_open has checked, also on failure. m NULL: NULL, and err is left as it is. */
 struct trellis *trellis_assemble(struct model *m, const struct device_wish *wish, struct error *err);
 

@@ -173,6 +173,7 @@ static void status_fields(struct wire *w, struct message_status *m)
 	WIRE_STRING(w, m->device_note);
 	WIRE_STRING(w, m->model);
 	WIRE_STRING(w, m->model_note);
+	WIRE_STRING(w, m->sandbox);
 	WIRE_STRING(w, m->reason);
 	if (m->percent < -1 || m->percent > 100 || m->ordinal < -1 || m->devices < 0 ||
 		m->devices > MESSAGE_DEVICES_MAX || m->ordinal >= MESSAGE_DEVICES_MAX)

@@ -35,7 +35,7 @@
 #include <stdint.h>
 
 enum {
-	PROTOCOL_VERSION = 3,
+	PROTOCOL_VERSION = 4,
 	PROTOCOL_FD = 3,	   /* the worker's end of the socket */
 	PROTOCOL_MAX_BYTES = 8192, /* of a packet */
 	PROTOCOL_MAX_FDS = 8,
@@ -93,6 +93,7 @@ struct message_status {
 	char device_note[512];	/* why a better device was refused, one sentence, or "" */
 	char model[256];	/* name; "" until known */
 	char model_note[512];	/* repairs that loading made, or "" */
+	char sandbox[256];	/* what confines the worker, as it sees it itself; "" until known */
 	char reason[1024];	/* MODEL_FAILED: one line; else "" */
 };
 

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <malloc.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -138,6 +139,34 @@ static bool resolve_worker(struct options *o, struct error *err)
 	return access(o->worker, X_OK) == 0 || error_set(err, "option worker: %s: %s", o->worker, strerror(errno));
 }
 
+/* NAME or UID to its ids, "" when it is us anyway. */
+static bool find_user(struct options *o, const char *name, struct error *err)
+{
+	char *end;
+	unsigned long number = strtoul(name, &end, 10);
+	bool is_number = name[0] >= '0' && name[0] <= '9' && !*end && number < UINT32_MAX;
+	const struct passwd *entry = is_number ? getpwuid((uid_t)number) : getpwnam(name);
+	if (!entry && !is_number)
+		return error_set(err, "option worker_user: there is no user '%s'", name);
+	unsigned uid = entry ? entry->pw_uid : (unsigned)number, gid = entry ? entry->pw_gid : uid;
+	if (geteuid() != 0 && uid != geteuid())
+		return error_set(err, "option worker_user: only root can mount for another user's worker");
+	if (geteuid() == 0)
+		snprintf(o->worker_ids, sizeof o->worker_ids, "%u:%u", uid, gid);
+	return true;
+}
+
+static bool resolve_user(struct options *o, struct error *err)
+{
+	bool off = o->sandbox && strcmp(o->sandbox, "off") == 0;
+	if (o->worker_user)
+		return off ? error_set(err, "option worker_user: the worker stays who it is with sandbox=off")
+			   : find_user(o, o->worker_user, err);
+	if (off || geteuid() != 0)
+		return true;
+	return find_user(o, "_trellisfs", err) || find_user(o, "nobody", err) || find_user(o, "65534", err);
+}
+
 static void raise_limits(void)
 {
 	struct rlimit limit;
@@ -253,7 +282,7 @@ int main(int argc, char **argv)
 	}
 	signal(SIGPIPE, SIG_IGN);
 	if (!resolve_mountpoint(&options, &err) || !resolve_state(&options, &err) || !resolve_model(&options, &err) ||
-		!resolve_worker(&options, &err)) {
+		!resolve_worker(&options, &err) || !resolve_user(&options, &err)) {
 		fprintf(stderr, "trellisfs: %s\n", err.text);
 	} else if (options.foreground) {
 		struct teller teller = {.fd = -1};

@@ -29,6 +29,10 @@ static const struct option {
 		"/var/lib/trellisfs/NAME)"},
 	{"worker", STRING, offsetof(struct options, worker), "PROGRAM",
 		"the program `trellis` (the one beside this program)"},
+	{"worker_user", STRING, offsetof(struct options, worker_user), "NAME|UID",
+		"whom the model runs as when root mounts\n(_trellisfs if there is one, else nobody)"},
+	{"sandbox", STRING, offsetof(struct options, sandbox), "on|off",
+		"off: the model runs with the rights of who mounts (on)"},
 	{"threads", COUNT, offsetof(struct options, threads), "N", "threads of the model (all)"},
 	{"idle", SECONDS, offsetof(struct options, idle_s), "S",
 		"an idle model leaves memory after so long; 0: never (600)"},
@@ -114,11 +118,12 @@ static bool is_device(const char *value)
 	return strcmp(value, "auto") == 0 || strcmp(value, "cpu") == 0 || strcmp(value, "cuda") == 0;
 }
 
-/* dtype and memory: a word of the option's own list. */
+/* dtype, memory and sandbox: a word of the option's own list. */
 static bool is_one_of(const struct option *option, const char *value)
 {
 	size_t len = strlen(value);
-	if (option->at != offsetof(struct options, dtype) && option->at != offsetof(struct options, memory))
+	if (option->at != offsetof(struct options, dtype) && option->at != offsetof(struct options, memory) &&
+		option->at != offsetof(struct options, sandbox))
 		return true;
 	for (const char *p = option->argument; *p; p += strcspn(p, "|"), p += *p == '|')
 		if (strcspn(p, "|") == len && strncmp(p, value, len) == 0)
@@ -264,6 +269,8 @@ void options_finish(struct options *options)
 	free(options->memory);
 	free(options->state);
 	free(options->worker);
+	free(options->worker_user);
+	free(options->sandbox);
 	*options = (struct options){0};
 }
 

@@ -16,12 +16,15 @@ struct options {
 	char *memory;	   /* auto, low; NULL: auto */
 	char *state;	   /* directory; NULL: state_default_path */
 	char *worker;	   /* the program `trellis`; NULL: the one beside this program */
+	char *worker_user; /* name or number of whom it runs as; NULL: a user without rights if we are root, else ours */
+	char *sandbox;	   /* on, off; NULL: on */
 	int threads;	   /* of the worker; 0: all */
 	int idle_s;	   /* an idle worker ends after so long; 0: never */
 	int hang_s;	   /* a worker without a sign of life is killed after so long; 0: never */
 	int64_t max_bytes; /* limit on the sizes of all files; 0: none */
 	bool allow_other, foreground, debug, single_thread, help, version;
 	char mount_options[128]; /* for libfuse: noexec, noatime */
+	char worker_ids[32];	 /* UID:GID of worker_user, "": ours */
 	char job_config[1024];	 /* seed=, steps=, ... as lines of a config file: they go over the stored one */
 };
 

@@ -172,6 +172,19 @@ static void put_model(FILE *out, const struct status_snapshot *s)
 		put_note(out, w->status.model_note);
 }
 
+/* As the workers tell: the same for all, since they are started alike, but one may not have told yet. */
+static void put_sandbox(FILE *out, const struct status_snapshot *s)
+{
+	const char *told = "";
+	for (int i = 0; i < s->n_workers && !*told; i++)
+		told = s->workers[i].report->have_status ? s->workers[i].report->status.sandbox : "";
+	if (!*told)
+		return;
+	put_label(out, "sandbox");
+	put_escaped(out, told);
+	putc('\n', out);
+}
+
 static void put_job(FILE *out, const struct status_job *job, bool several)
 {
 	char time[32];
@@ -258,6 +271,7 @@ static void put_status(FILE *out, const struct status_snapshot *s)
 	for (int i = 0; i < s->n_workers; i++)
 		put_device(out, &s->workers[i], s->n_workers > 1);
 	put_model(out, s);
+	put_sandbox(out, s);
 	put_label(out, "queue");
 	fprintf(out, "%d running, %ld queued, %ld arriving, %ld publishing\n", s->n_jobs, s->queued, s->settling,
 		s->publishing);
@@ -375,7 +389,8 @@ static bool set_percent(json_t *object, const struct worker_report *w)
 static bool set_process(json_t *object, const struct worker_report *w)
 {
 	return set_integer(object, "pid", (uint64_t)w->pid) && set_integer(object, "starts", (uint64_t)w->starts) &&
-	       set_integer(object, "deaths", (uint64_t)w->deaths);
+	       set_integer(object, "deaths", (uint64_t)w->deaths) &&
+	       set_bytes(object, "sandbox", w->have_status ? w->status.sandbox : "");
 }
 
 /* Every worker with its device, in the order in which they came to be. */

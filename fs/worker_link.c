@@ -254,6 +254,8 @@ static void merge_status(struct message_status *known, const struct message_stat
 		memcpy(merged.model, known->model, sizeof merged.model);
 		memcpy(merged.model_note, known->model_note, sizeof merged.model_note);
 	}
+	if (!*merged.sandbox)
+		memcpy(merged.sandbox, known->sandbox, sizeof merged.sandbox);
 	*known = merged;
 }
 

@@ -9,36 +9,43 @@ static bool is_auto(const struct workers *w)
 	return !w->options->device || !strcmp(w->options->device, "auto");
 }
 
-/* A worker on this device (NULL: as the worker chooses by itself). */
-static const char *const *make_argv(
-	const struct options *o, const char *device, const char *argv[20], char numbers[2][16])
+/* What arguments are written in. */
+struct arguments {
+	const char *argv[20];
+	char threads[16], hang[16], sandbox[48];
+};
+
+/* Of a worker on this device (NULL: as the worker chooses by itself). */
+static const char *const *make_argv(const struct options *o, const char *device, struct arguments *a)
 {
 	int n = 0;
-	argv[n++] = o->worker;
-	argv[n++] = "worker";
+	a->argv[n++] = o->worker;
+	a->argv[n++] = "worker";
+	if (!o->sandbox || strcmp(o->sandbox, "on") == 0) {
+		snprintf(a->sandbox, sizeof a->sandbox, "--sandbox%s%s", *o->worker_ids ? "=" : "", o->worker_ids);
+		a->argv[n++] = a->sandbox;
+	}
 	const struct {
 		const char *name, *value;
 	} pairs[] = {{"--model", o->model}, {"--device", device}, {"--dtype", o->dtype}, {"--memory", o->memory},
-		{"--threads", o->threads > 0 ? numbers[0] : NULL}, {"--hang", o->hang_s > 0 ? numbers[1] : NULL}};
-	snprintf(numbers[0], 16, "%d", o->threads);
-	snprintf(numbers[1], 16, "%d", o->hang_s);
+		{"--threads", o->threads > 0 ? a->threads : NULL}, {"--hang", o->hang_s > 0 ? a->hang : NULL}};
+	snprintf(a->threads, sizeof a->threads, "%d", o->threads);
+	snprintf(a->hang, sizeof a->hang, "%d", o->hang_s);
 	for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
 		if (pairs[i].value) {
-			argv[n++] = pairs[i].name;
-			argv[n++] = pairs[i].value;
+			a->argv[n++] = pairs[i].name;
+			a->argv[n++] = pairs[i].value;
 		}
-	argv[n] = NULL;
-	return argv;
+	a->argv[n] = NULL;
+	return a->argv;
 }
 
 static struct worker_slot *add(struct workers *w, const char *device, struct error *err)
 {
-	const char *argv[20];
-	char numbers[2][16];
+	struct arguments a;
 	struct worker_slot *slot = &w->slots[w->n];
-	const struct worker_options options = {.argv = make_argv(w->options, device, argv, numbers),
-		.idle_s = w->options->idle_s,
-		.hang_s = w->options->hang_s};
+	const struct worker_options options = {
+		.argv = make_argv(w->options, device, &a), .idle_s = w->options->idle_s, .hang_s = w->options->hang_s};
 	*slot = (struct worker_slot){.scheduler = w->scheduler};
 	slot->link = worker_link_create(&options, &w->events, slot, err);
 	if (!slot->link)
@@ -143,8 +150,8 @@ bool workers_note_failure(struct workers *w, const struct worker_slot *slot, str
 static void spread(struct workers *w)
 {
 	const struct worker_report *r = worker_link_report(w->slots[0].link);
-	const char *argv[20];
-	char numbers[2][16], device[24];
+	struct arguments a;
+	char device[24];
 	struct error err;
 	bool named = w->options->device && !is_auto(w) && strcmp(w->options->device, "cuda") != 0;
 	if (w->spread || named || !r->have_status || !*r->status.device || r->status.ordinal < 0 ||
@@ -152,7 +159,7 @@ static void spread(struct workers *w)
 		return;
 	w->spread = true;
 	worker_slot_name(&w->slots[0], device);
-	worker_link_set_argv(w->slots[0].link, make_argv(w->options, device, argv, numbers));
+	worker_link_set_argv(w->slots[0].link, make_argv(w->options, device, &a));
 	for (int i = 0; i < r->status.devices && w->n < WORKERS_MAX - 1; i++) { /* the last place is the CPU's */
 		snprintf(device, sizeof device, "cuda:%d", i);
 		struct worker_slot *slot = i == r->status.ordinal ? NULL : add(w, device, &err);

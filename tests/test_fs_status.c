@@ -17,6 +17,7 @@ static struct worker_report busy_worker(void)
 	MESSAGE_STRING(w.status.device_note, "GPU 0 was refused: its matrix product was wrong");
 	MESSAGE_STRING(w.status.model, "trellis-mini");
 	MESSAGE_STRING(w.status.model_note, "1 role repaired");
+	MESSAGE_STRING(w.status.sandbox, "user nobody, no capabilities");
 	return w;
 }
 
@@ -96,6 +97,7 @@ Test(status, text)
 			       "            GPU 0 was refused: its matrix product was wrong\n"
 			       "model       trellis-mini: ready\n"
 			       "            1 role repaired\n"
+			       "sandbox     user nobody, no capabilities\n"
 			       "queue       1 running, 3 queued, 1 arriving, 5 publishing\n"
 			       "running     in/d/a b.png: structure 3/25, 12 %, 61 s left\n"
 			       "finished    10 done, 2 failed; last took 12 s, cutout by alpha\n"
@@ -123,6 +125,7 @@ Test(status, several_devices)
 	w[1].state = WORKER_STARTING;
 	w[1].status.state = MODEL_LOADING;
 	w[1].status.percent = 37;
+	w[0].status.sandbox[0] = '\0';
 	s.workers = workers;
 	s.n_workers = 3;
 	s.jobs = &job;
@@ -132,6 +135,7 @@ Test(status, several_devices)
 		"device      cuda:1 Fake, 24 GB, f32: loading 37 %\n"
 		"device      cuda:2 Fake, 24 GB, f32: in/a.png\n"
 		"model       trellis-mini: ready\n"
+		"sandbox     user nobody, no capabilities\n"
 		"queue       1 running, 3 queued, 1 arriving, 5 publishing\n"
 		"running     in/a.png on cuda:2 Fake: latent, 0 %\n";
 	cr_expect(strstr(text, wanted), "%s", text);
@@ -192,6 +196,7 @@ Test(status, nothing_is_known_yet)
 	char *text = text_of(&s);
 	cr_expect_not_null(strstr(text, "device      not known yet\n"), "%s", text);
 	cr_expect_null(strstr(text, "(null)"), "%s", text);
+	cr_expect_null(strstr(text, "sandbox"), "%s", text);
 	free(text);
 	json_decref(json_of(&s));
 }
@@ -207,6 +212,7 @@ Test(status, json_fields)
 	cr_expect_float_eq(json_real_value(json_object_get(job, "fraction")), 0.127, 1e-12);
 	cr_expect_str_eq(field(json_object_get(root, "device"), "dtype"), "f32");
 	cr_expect_eq(json_integer_value(json_object_get(json_object_get(root, "device"), "memory_bytes")), 24ll << 30);
+	cr_expect_str_eq(field(json_object_get(root, "worker"), "sandbox"), "user nobody, no capabilities");
 	cr_expect_eq(json_integer_value(json_object_get(root, "queued")), 3);
 	cr_expect_eq(json_integer_value(json_object_get(root, "settling")), 1);
 	cr_expect_eq(json_integer_value(json_object_get(root, "publishing")), 5);

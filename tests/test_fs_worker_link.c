@@ -532,7 +532,7 @@ Test(worker_link, a_model_that_fails_to_load)
 
 Test(worker_link, another_protocol_version)
 {
-	expect_bad_start("bad-version", "protocol: the other side speaks version 99, this program version 3");
+	expect_bad_start("bad-version", "protocol: the other side speaks version 99, this program version 4");
 }
 
 Test(worker_link, hung_while_loading)

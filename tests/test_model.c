@@ -82,11 +82,39 @@ static void expect_open_fails(const char *path, const char *wanted)
 	model_close(m);
 }
 
+/* Whether a file is in the places that are told of; those whose names alone are looked at do not count. */
+struct looked_for {
+	const char *path, *resolved;
+	bool told;
+};
+
+static void look_in_place(void *user, const char *place, enum model_place kind)
+{
+	struct looked_for *f = user;
+	char *resolved = realpath(place, NULL);
+	size_t n = resolved ? strlen(resolved) : 0;
+	if (n && kind != PLACE_NAMES && !strncmp(f->resolved, resolved, n) && strchr("/", f->resolved[n]))
+		f->told = true;
+	n = strlen(place);
+	if (kind == PLACE_LINKED && !strncmp(f->path, place, n) && f->path[n] == '/')
+		f->told = true;
+	free(resolved);
+}
+
 static struct model *open_model(const char *path)
 {
 	struct error err = {""};
 	struct model *m = model_open(path, &err);
 	cr_assert(m, "%s", err.text);
+	for (int i = 0; i < ROLE_COUNT; i++) {
+		struct looked_for f = {.path = m->roles[i] ? safetensors_path(m->roles[i]->tensors) : NULL};
+		if (!f.path)
+			continue;
+		cr_assert(f.resolved = realpath(f.path, NULL));
+		model_places(path, look_in_place, &f);
+		cr_expect(f.told, "nobody is told that %s is read", f.path);
+		free((char *)(uintptr_t)f.resolved);
+	}
 	return m;
 }
 
@@ -452,6 +480,27 @@ Test(model, finds_references_to_other_repositories)
 	model_close(m);
 	write_pipeline(in_root("m"), "\"ckpts/ss_dec\"", "\"org/third/ckpts/ss_dec\"");
 	expect_open_fails(in_root("m"), "m/org/third/ckpts/ss_dec.json: No such file");
+}
+
+static void refuse_place(void *user, const char *place, enum model_place kind)
+{
+	const char *base = strrchr(place, '/') + 1;
+	bool inside = !strncmp(place, user, strlen(user)) && !strstr(place, "..");
+	cr_expect(inside || strstr(base, ".json") || strstr(base, ".safetensors") || kind == PLACE_NAMES ||
+			  strstr(place, "/.cache/"),
+		"%s", place);
+}
+
+/* What a pipeline names is its author's choice: a directory of the author's choice is not told of. */
+Test(model, a_pipeline_leads_to_files_of_networks_only)
+{
+	tiny_write_model(in_root("m"));
+	write_pipeline(in_root("m"), "\"ckpts/ss_dec\"", "\"/etc/passwd\"");
+	model_places(in_root("m"), refuse_place, (void *)(uintptr_t)in_root("m"));
+	write_pipeline(in_root("m"), "\"ckpts/ss_dec\"", "\"../../../../etc/passwd\"");
+	model_places(in_root("m"), refuse_place, (void *)(uintptr_t)in_root("m"));
+	write_pipeline(in_root("m"), "dinov2_vitl14_reg", "../../../etc"); /* as an encoder */
+	model_places(in_root("m"), refuse_place, (void *)(uintptr_t)in_root("m"));
 }
 
 static void expect_encoder(const char *wanted)

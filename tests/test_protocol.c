@@ -28,6 +28,7 @@ static struct message example(enum message_type type)
 		MESSAGE_STRING(m.status.device_note, "note");
 		MESSAGE_STRING(m.status.model, "model \xc3\xa4");
 		MESSAGE_STRING(m.status.model_note, "");
+		MESSAGE_STRING(m.status.sandbox, "user nobody");
 		MESSAGE_STRING(m.status.reason, "reason");
 		break;
 	case MESSAGE_PROGRESS:
@@ -140,12 +141,12 @@ Test(protocol, another_version_is_told_from_rubbish)
 	size_t size = encode(&m, bytes);
 	bytes[4] = 9;
 	cr_expect_eq(decode(&got, bytes, size, &err), MESSAGE_BAD_VERSION);
-	cr_expect_str_eq(err.text, "protocol: the other side speaks version 9, this program version 3");
+	cr_expect_str_eq(err.text, "protocol: the other side speaks version 9, this program version 4");
 	cr_expect_eq(decode(&got, bytes, 8, &err), MESSAGE_BAD_VERSION, "also when the rest is of another form");
 	bytes[0] = 'x';
 	cr_expect_eq(decode(&got, bytes, size, &err), MESSAGE_BAD);
-	cr_expect_eq(decode(&got, (const uint8_t *)"1TRW\3\0\11\0", 8, &err), MESSAGE_BAD, "type 9");
-	cr_expect_eq(decode(&got, (const uint8_t *)"1TRW\3\0\0\0", 8, &err), MESSAGE_BAD, "type 0");
+	cr_expect_eq(decode(&got, (const uint8_t *)"1TRW\4\0\11\0", 8, &err), MESSAGE_BAD, "type 9");
+	cr_expect_eq(decode(&got, (const uint8_t *)"1TRW\4\0\0\0", 8, &err), MESSAGE_BAD, "type 0");
 }
 
 #define EXPECT_BROKEN(type, change)                                                                                    \

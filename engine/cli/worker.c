@@ -7,31 +7,27 @@
  *
  * All may send: a message is one packet, which the kernel keeps whole. The process ends by _exit, because the device
  * thread may be anywhere in a computation when the daemon goes; nothing of the worker's needs an orderly end. It opens
- * files of the model only: pictures and results are descriptors that the daemon gave it. */
+ * files of the model only, before the first job: pictures and results are descriptors that the daemon gave it. */
 #include "buffer.h"
 #include "commands.h"
+#include "pipeline.h"
 #include "preview.h"
 #include "protocol.h"
-#include "trellis.h"
+#include "sandbox.h"
 #include "writers.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <malloc.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#define MAX_RESULT_BYTES (4ull << 30)
 #define MAX_PICTURE_BYTES (1ull << 30)
 
 static const char help[] =
@@ -46,6 +42,7 @@ static const char help[] =
 	"      --hang S         the daemon ends a worker that says nothing for so long; a device that does not answer\n"
 	"                       in half of it is refused\n"
 	"  -t, --threads N      of the CPU; 0 (default): all\n"
+	"      --sandbox[=UID:GID]  give up all that a worker has no need of, and become this user\n"
 	"  -h, --help           print this text\n";
 
 struct task {
@@ -61,6 +58,9 @@ struct task {
 
 struct worker {
 	struct trellis_options options;
+	struct sandbox sandbox;
+	const struct trellis *trellis; /* the device thread's, as the next: NULL while there is none */
+	char confined[256];	       /* what holds of the sandbox, "" before it is all there */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -83,9 +83,10 @@ static void tell(const struct message *message)
 		shutdown(PROTOCOL_FD, SHUT_RDWR);
 }
 
-/* t NULL: it is loading, or has failed with reason. percent of loading; -1: unknown */
-static void tell_status(const struct trellis *t, enum model_state state, int percent, const char *reason)
+/* percent of loading; -1: unknown */
+static void tell_status(const struct worker *w, enum model_state state, int percent, const char *reason)
 {
+	const struct trellis *t = w->trellis;
 	struct message m = {.type = MESSAGE_STATUS, .status = {.state = state, .percent = percent, .ordinal = -1}};
 	if (t) {
 		const struct trellis_device *d = trellis_device(t);
@@ -98,6 +99,7 @@ static void tell_status(const struct trellis *t, enum model_state state, int per
 		MESSAGE_STRING(m.status.model, trellis_model_name(t));
 		MESSAGE_STRING(m.status.model_note, trellis_model_note(t));
 	}
+	MESSAGE_STRING(m.status.sandbox, w->confined);
 	MESSAGE_STRING(m.status.reason, reason);
 	tell(&m);
 }
@@ -281,17 +283,34 @@ static bool tell_loading(const struct trellis_progress *progress, void *user)
 	return true;
 }
 
+/* All that this process reads by name, after which it can read no more of it. NULL: err. */
+static struct model *open_files(struct worker *w, struct error *err)
+{
+	if (!w->options.device || strcmp(w->options.device, "cpu") != 0)
+		device_load_plugin();
+	struct model *model = model_open(w->options.model, err);
+	struct error refused;
+	if (!sandbox_settle(&w->sandbox, &refused)) {
+		model_close(model);
+		*err = refused;
+		return NULL;
+	}
+	sandbox_describe(&w->sandbox, w->confined, sizeof w->confined);
+	return model;
+}
+
 /* The model on the device, as far as it stays there; NULL when it can't be had, which has been told. */
-static struct trellis *load(const struct worker *w)
+static struct trellis *load(struct worker *w)
 {
 	struct error err;
-	tell_status(NULL, MODEL_LOADING, -1, "");
-	struct trellis *t = trellis_create(&w->options, &err);
-	if (t && trellis_load(t, tell_loading, t, &err)) {
-		tell_status(t, MODEL_READY, -1, "");
+	tell_status(w, MODEL_LOADING, -1, "");
+	struct trellis *t = trellis_create_on(open_files(w, &err), &w->options, &err);
+	w->trellis = t;
+	if (t && trellis_load(t, tell_loading, w, &err)) {
+		tell_status(w, MODEL_READY, -1, "");
 		return t;
 	}
-	tell_status(t, MODEL_FAILED, -1, err.text);
+	tell_status(w, MODEL_FAILED, -1, err.text);
 	return NULL;
 }
 
@@ -411,7 +430,7 @@ static void *run_device(void *user)
 	if (t && trellis_device(t)->ordinal >= 0) {
 		int failed = pthread_create(&finisher, NULL, run_finisher, w);
 		if (failed) {
-			tell_status(t, MODEL_FAILED, -1, "starting a thread failed");
+			tell_status(w, MODEL_FAILED, -1, "starting a thread failed");
 			t = NULL;
 		}
 	}
@@ -473,25 +492,6 @@ static bool serve(struct worker *w, struct error *err)
 	}
 }
 
-/* What keeps a fault of ours, or a hostile picture, from hurting others. No limit on address space: GPU drivers reserve
- * far more of it than they use. */
-static void limit_process(void)
-{
-	const struct rlimit no_core = {0, 0}, result = {MAX_RESULT_BYTES, MAX_RESULT_BYTES};
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	setrlimit(RLIMIT_CORE, &no_core); /* it would hold people's pictures */
-	setrlimit(RLIMIT_FSIZE, &result);
-	signal(SIGXFSZ, SIG_IGN);	 /* a write over the limit fails instead */
-	setpriority(PRIO_PROCESS, 0, 5); /* the daemon, which serves every file of the mount, comes first */
-	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-	if (fd >= 0) { /* when memory runs out, end the worker rather than the daemon */
-		if (write(fd, "500", 3) < 0)
-			errno = 0; /* refused: then the kernel chooses by size, which is ours as well */
-		close(fd);
-	}
-}
-
 static bool have_socket(void)
 {
 	int type = 0;
@@ -499,36 +499,45 @@ static bool have_socket(void)
 	return getsockopt(PROTOCOL_FD, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET;
 }
 
-static int run_worker(const char *argv0, const struct trellis_options *options)
+static int run_worker(const char *argv0, const struct trellis_options *options, const struct sandbox *sandbox)
 {
-	struct worker w = {.options = *options, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+	struct worker w = {.options = *options,
+		.sandbox = *sandbox,
+		.lock = PTHREAD_MUTEX_INITIALIZER,
+		.changed = PTHREAD_COND_INITIALIZER};
 	struct message hello = {.type = MESSAGE_HELLO};
 	struct error err;
 	pthread_t device;
-	limit_process();
+	sandbox_limit();
 	MESSAGE_STRING(hello.hello.version, TRELLISFS_VERSION);
 	tell(&hello);
+	if (!sandbox_enter(&w.sandbox, options->model, &err)) {
+		tell_status(&w, MODEL_FAILED, -1, err.text);
+		return cli_fail(argv0, &err);
+	}
 	int failed = pthread_create(&device, NULL, run_device, &w);
 	if (failed) {
 		error_set(&err, "starting a thread: %s", strerror(failed));
 		return cli_fail(argv0, &err);
 	}
 	pthread_detach(device);
-	bool ok = serve(&w, &err);
+	bool ok = sandbox_settle(&w.sandbox, &err) && serve(&w, &err);
 	if (!ok)
 		cli_fail(argv0, &err);
 	_exit(ok ? 0 : 1);
 }
 
-enum { OPT_DTYPE = 256, OPT_MEMORY, OPT_HANG };
+enum { OPT_DTYPE = 256, OPT_MEMORY, OPT_HANG, OPT_SANDBOX };
 
 int command_worker(int argc, char **argv)
 {
 	static const struct option long_options[] = {{"model", required_argument, NULL, 'm'},
 		{"device", required_argument, NULL, 'd'}, {"dtype", required_argument, NULL, OPT_DTYPE},
 		{"memory", required_argument, NULL, OPT_MEMORY}, {"hang", required_argument, NULL, OPT_HANG},
-		{"threads", required_argument, NULL, 't'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+		{"threads", required_argument, NULL, 't'}, {"sandbox", optional_argument, NULL, OPT_SANDBOX},
+		{"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
 	struct trellis_options options = {0};
+	struct sandbox sandbox = {0};
 	int option, hang_s;
 	while ((option = getopt_long(argc, argv, "m:d:t:h", long_options, NULL)) != -1) {
 		switch (option) {
@@ -556,6 +565,11 @@ int command_worker(int argc, char **argv)
 			/* Half of it, at most the two minutes that the engine waits by itself. */
 			options.probe_s = hang_s == 0 || hang_s > 240 ? 0 : (hang_s + 1) / 2;
 			break;
+		case OPT_SANDBOX:
+			sandbox.on = true;
+			if (optarg && !sandbox_parse_user(&sandbox, optarg))
+				return cli_usage(argv[0], "--sandbox=%s is not UID:GID", optarg);
+			break;
 		case 'h':
 			fputs(help, stdout);
 			return 0;
@@ -567,5 +581,5 @@ int command_worker(int argc, char **argv)
 		return cli_usage(argv[0], "\"%s\" is one argument too many", argv[optind]);
 	if (!have_socket())
 		return cli_usage(argv[0], "it is started by trellisfs");
-	return run_worker(argv[0], &options);
+	return run_worker(argv[0], &options, &sandbox);
 }
