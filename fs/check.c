@@ -42,6 +42,8 @@ static void print_journal(const struct check *c)
 			r->format == 1 ? "; the next mount writes it anew in format 2" : "");
 	if (r->gone)
 		printf("journal: %s\n", r->format ? "its beginning is damaged" : "it is missing");
+	if (r->unmarked)
+		printf("journal: journal.synced is missing or damaged: an end that is missing would not be noticed\n");
 	if (r->torn)
 		printf("journal: the last %lld bytes were torn by a crash, before they were synced\n",
 			(long long)r->cut_bytes);
@@ -85,6 +87,12 @@ static void check_node(struct check *c, const struct tree_node *node)
 	}
 }
 
+/* Nothing that the journal does not name ever had a name. */
+static bool is_whole(const struct journal_report *r)
+{
+	return !r->damaged && !r->torn && !r->unmarked;
+}
+
 /* A content without a name: of bytes that were never named, or of a name that is lost. */
 static bool check_content(void *user, uint64_t id)
 {
@@ -92,7 +100,7 @@ static bool check_content(void *user, uint64_t id)
 	struct stat st;
 	if (tree_find(&c->fs.tree, id) || state_content_stat(&c->fs.state, id, &st) != 0)
 		return true;
-	if (st.st_size > 0 && (c->report.damaged || c->report.torn)) {
+	if (st.st_size > 0 && !is_whole(&c->report)) {
 		printf("nameless: content %016llx, %lld bytes: goes to lost/\n", (unsigned long long)id,
 			(long long)st.st_size);
 		c->nameless++;
@@ -188,8 +196,7 @@ static bool copy_folder(const struct fs *fs, const struct tree_node *folder, int
 static bool salvage(struct check *c, const char *to)
 {
 	struct fs *fs = &c->fs;
-	if ((mkdir(to, 0700) != 0 && errno != EEXIST) ||
-		((c->report.damaged || c->report.torn) && !contents_recover(fs)))
+	if ((mkdir(to, 0700) != 0 && errno != EEXIST) || (!is_whole(&c->report) && !contents_recover(fs)))
 		return false;
 	int fd = open(to, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	bool ok = fd >= 0;

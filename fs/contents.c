@@ -254,7 +254,7 @@ static void look_all(struct known *known)
 	}
 	fs->all_seen = known->ids && i == known->n;
 	scheduler_wake(fs);
-	if (fs->all_seen && !fs->recovery.damaged && !fs->recovery.cut_bytes) /* after a cut nothing is swept */
+	if (fs->all_seen && fs->sweeps)
 		state_each_content(&fs->state, sweep_one, known);
 }
 

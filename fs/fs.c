@@ -152,6 +152,9 @@ static void log_recovery(const struct fs *fs, const struct journal_report *repor
 		       "it was is kept as journal.damaged",
 			report->gone ? "its beginning is gone, " : "", (long long)r->damaged_bytes,
 			(unsigned long long)r->lost_changes, (unsigned long long)r->reordered);
+	if (report->unmarked)
+		fs_log("journal.synced was missing or damaged: whether the journal had an end that is gone is not "
+		       "known");
 	if (r->lost_files)
 		fs_log("%ld files that have no place any more are in lost/", r->lost_files);
 	if (report->format == 1)
@@ -187,7 +190,8 @@ static int sync_start_point(struct fs *fs, bool written_anew)
 bool fs_begin(struct fs *fs, struct journal_report *report, struct error *err)
 {
 	struct bytes image = {0};
-	if (report->damaged || report->torn) {
+	fs->sweeps = !report->damaged && !report->torn && !report->unmarked;
+	if (!fs->sweeps) {
 		if (report->id_limit > fs->tree.next_id)
 			fs->tree.next_id = report->id_limit;
 		if (!contents_recover(fs))

@@ -60,6 +60,7 @@ struct fs {
 	struct state state;	       /* constant after the start */
 	int64_t start_ns;	       /* constant: CLOCK_MONOTONIC */
 	uint64_t first_new_id;	       /* constant after the start: contents below it were there before */
+	bool sweeps;		       /* constant after the start: contents without a name were never to have one */
 	bool begun;		       /* constant after the start: the journal is fit for writing */
 	dev_t device;		       /* of the mount, as the helper saw it; scheduler thread only */
 	atomic_bool all_seen;	       /* every content of before the start has been looked at */

@@ -62,6 +62,7 @@ struct journal_report {
 	bool torn;		 /* the end was cut */
 	bool damaged;		 /* anything that no crash explains: all below but cut_bytes */
 	bool gone;		 /* the log is missing, or its head is */
+	bool unmarked;		 /* there is no mark, so an end that is missing would not be noticed */
 	int64_t cut_bytes;	 /* of the torn end */
 	int64_t damaged_bytes;	 /* of no whole frame, or missing at the end */
 	uint64_t lost_changes;	 /* whose frames are gone (format 1: 1 when some are) */

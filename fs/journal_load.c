@@ -296,6 +296,7 @@ static bool load_bytes(struct source *s, struct journal_log *log, const struct j
 		return error_set(s->err, "state directory: the journal is of format %c, newer than trellisfs %s knows",
 			s->data[6], TRELLISFS_VERSION);
 	s->report->format = is_1 ? 1 : 2;
+	s->report->unmarked = !is_1 && !marked;
 	return s->report->format == 1 ? load_1(s, log) : load_2(s, log, mark);
 }
 

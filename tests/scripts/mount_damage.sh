@@ -317,7 +317,7 @@ one_round() {
 	look_at_report
 	quiet
 	reachable "at rest"
-	if { [ $journal = 0 ]; } || [ "$found" = 0 ]; then
+	if [ $journal = 0 ] || { [ "$found" = 0 ] && [ $mark = 0 ]; }; then
 		lost=$(names_hold)
 		[ -z "$lost" ] || fail "$round: not as before: $(head -n 3 <<<"$lost")"
 		[ ! -e "$mnt/lost" ] || [ $mark = 1 ] || fail "$round: there is a lost/: $(ls "$mnt/lost")"
