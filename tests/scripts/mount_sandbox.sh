@@ -4,7 +4,7 @@
 # In a mount namespace of its own, where everybody may use /dev/fuse.
 cd "$(dirname "$0")/../.." || exit 1
 if [ "$(id -u)" = 0 ] && [ -z "${MOUNT_SANDBOX_INSIDE:-}" ] && unshare -m true 2>/dev/null; then
-	MOUNT_SANDBOX_INSIDE=1 exec unshare -m bash "$0"
+	MOUNT_SANDBOX_INSIDE=1 exec tests/mount/apart.sh -- bash "$0"
 fi
 . tests/mount/lib.sh
 command -v jq >/dev/null || { echo "jq is not installed"; exit 77; }
