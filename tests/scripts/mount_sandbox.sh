@@ -4,7 +4,7 @@
 # In a mount namespace of its own, where everybody may use /dev/fuse.
 cd "$(dirname "$0")/../.." || exit 1
 if [ "$(id -u)" = 0 ] && [ -z "${MOUNT_SANDBOX_INSIDE:-}" ] && unshare -m true 2>/dev/null; then
-	MOUNT_SANDBOX_INSIDE=1 exec unshare -m bash "$0"
+	MOUNT_SANDBOX_INSIDE=1 exec tests/mount/apart.sh -- bash "$0"
 fi
 . tests/mount/lib.sh
 command -v jq >/dev/null || { echo "jq is not installed"; exit 77; }
@@ -87,9 +87,11 @@ for file in "$dir"/model/ckpts/*; do
 	cp "$file" "$hub/blobs/$name"
 	ln -s "../../../blobs/$name" "$hub/snapshots/1/ckpts/$name"
 done
-mv "$hub/blobs/ss_dec_conv3d_16l8.safetensors" "$dir/elsewhere/" # and one that leads out of the cache
+mv "$hub/blobs/ss_dec_conv3d_16l8.safetensors" "$dir/elsewhere/" # and two that lead out of the cache
 ln -s "$dir/elsewhere/ss_dec_conv3d_16l8.safetensors" "$hub/blobs/"
 cp -r "$dir/model/dinov2" "$hub/snapshots/1/"
+mv "$hub/snapshots/1/dinov2/model.safetensors" "$dir/elsewhere/eyes"
+ln -s "$dir/elsewhere/eyes" "$hub/snapshots/1/dinov2/model.safetensors"
 chmod 700 "$dir/hub" "$dir/elsewhere"
 HF_HUB_CACHE=$dir/hub mount_start -o "$real,model=some/model"
 mesh hub
