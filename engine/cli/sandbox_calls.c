@@ -27,10 +27,8 @@
 
 #ifdef ARCHITECTURE
 
-#define LAST_KNOWN 450	       /* set_mempolicy_home_node, Linux 5.17; the numbers since 424 are the same everywhere */
-#define X32_BIT 0x40000000u    /* x86-64's other set of calls */
-#define TMPFILE_BIT 020000000u /* O_TMPFILE without O_DIRECTORY */
-#define MAKES_FILES (O_CREAT | O_TRUNC | TMPFILE_BIT)
+#define LAST_KNOWN 450	    /* set_mempolicy_home_node, Linux 5.17; the numbers since 424 are the same everywhere */
+#define X32_BIT 0x40000000u /* x86-64's other set of calls */
 #define NAMESPACES                                                                                                     \
 	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
 
@@ -107,16 +105,6 @@ static void on_call(struct filter *f, int number, uint8_t instructions)
 	add(f, BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 0, instructions);
 }
 
-/* Refused unless the argument has none of the bits. */
-static void refuse_bits(struct filter *f, int number, int argument, uint32_t bits)
-{
-	on_call(f, number, 4);
-	load_argument(f, argument);
-	add(f, BPF_JMP | BPF_JSET | BPF_K, bits, 1, 0);
-	answer(f, SECCOMP_RET_ALLOW);
-	refuse(f, EPERM);
-}
-
 /* Refused if the argument is one of these. */
 static void refuse_values(struct filter *f, int number, int argument, const uint32_t *values, uint8_t count)
 {
@@ -155,10 +143,6 @@ static void restrict_arguments(struct filter *f)
 	/* keystrokes into the terminal that the daemon was started from; signals to others by way of a descriptor */
 	static const uint32_t ioctls[] = {TIOCSTI, TIOCLINUX, FIOSETOWN, SIOCSPGRP}, fcntls[] = {F_SETOWN, F_SETOWN_EX};
 	uint32_t self = (uint32_t)getpid();
-#ifdef __x86_64__
-	refuse_bits(f, SYS_open, 1, MAKES_FILES);
-#endif
-	refuse_bits(f, SYS_openat, 2, MAKES_FILES);
 	refuse_others(f, SYS_kill, 0, self, self);
 	refuse_others(f, SYS_tgkill, 0, self, self);
 	refuse_others(f, SYS_prlimit64, 0, 0, self);
@@ -176,9 +160,8 @@ bool sandbox_calls_refuse(void)
 	load(&f, offsetof(struct seccomp_data, nr));
 	add(&f, BPF_JMP | BPF_JGE | BPF_K, X32_BIT, 0, 1);
 	refuse(&f, EPERM);
-	add(&f, BPF_JMP | BPF_JGT | BPF_K, LAST_KNOWN, 2, 0);
-	add(&f, BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 1, 0);
-	add(&f, BPF_JMP | BPF_JEQ | BPF_K, SYS_openat2, 0, 1);
+	add(&f, BPF_JMP | BPF_JGT | BPF_K, LAST_KNOWN, 1, 0);
+	add(&f, BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1);
 	refuse(&f, ENOSYS);
 	for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
 		on_call(&f, refused[i], 1);
