@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <termios.h>
 #include <unistd.h>
@@ -29,6 +30,7 @@
 
 #define LAST_KNOWN 450	    /* set_mempolicy_home_node, Linux 5.17; the numbers since 424 are the same everywhere */
 #define X32_BIT 0x40000000u /* x86-64's other set of calls */
+#define SOCKET_TYPE 0xf	    /* of a socket's type: the rest are flags */
 #define NAMESPACES                                                                                                     \
 	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
 
@@ -36,8 +38,8 @@
 static const int refused[] = {
 	/* another program */
 	SYS_execve, SYS_execveat,
-	/* talk to anybody but the daemon: a datagram socket of a pair sends anywhere, and the one that there is needs none of these */
-	SYS_socket, SYS_socketpair, SYS_bind, SYS_connect, SYS_listen, SYS_accept, SYS_accept4,
+	/* talk to anybody but the daemon: a datagram socket of a pair sends anywhere. See also socket below */
+	SYS_socketpair, SYS_connect,
 	SYS_mq_open, SYS_mq_unlink, SYS_msgget, SYS_semget, SYS_shmget,
 	/* other processes: see also kill below */
 	SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev, SYS_kcmp, SYS_pidfd_open, SYS_pidfd_getfd,
@@ -58,7 +60,7 @@ static const int refused[] = {
 	SYS_clock_adjtime, SYS_adjtimex, SYS_sethostname, SYS_setdomainname, SYS_lookup_dcookie, SYS_vhangup,
 #ifdef __x86_64__
 	SYS_fork, SYS_vfork, SYS_creat, SYS_chmod, SYS_chown, SYS_lchown, SYS_utime, SYS_utimes, SYS_futimesat, SYS_mkdir,
-	SYS_rmdir, SYS_mknod, SYS_link, SYS_symlink, SYS_unlink, SYS_rename, SYS_iopl, SYS_ioperm, SYS_modify_ldt,
+	SYS_rmdir, SYS_mknod, SYS_link, SYS_symlink, SYS_rename, SYS_iopl, SYS_ioperm, SYS_modify_ldt,
 	SYS_uselib, SYS_ustat, SYS_sysfs,
 #endif
 };
@@ -138,6 +140,19 @@ static void restrict_clone(struct filter *f)
 	refuse(f, EPERM);
 }
 
+/* A local socket that cannot send to anybody before it is connected, which is refused: it may only wait for others. */
+static void restrict_socket(struct filter *f)
+{
+	on_call(f, SYS_socket, 7);
+	load_argument(f, 0);
+	add(f, BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 0, 4);
+	load_argument(f, 1);
+	add(f, BPF_ALU | BPF_AND | BPF_K, SOCKET_TYPE, 0, 0);
+	add(f, BPF_JMP | BPF_JEQ | BPF_K, SOCK_SEQPACKET, 0, 1);
+	answer(f, SECCOMP_RET_ALLOW);
+	refuse(f, EPERM);
+}
+
 static void restrict_arguments(struct filter *f)
 {
 	/* keystrokes into the terminal that the daemon was started from; signals to others by way of a descriptor */
@@ -149,6 +164,11 @@ static void restrict_arguments(struct filter *f)
 	refuse_values(f, SYS_ioctl, 1, ioctls, sizeof ioctls / sizeof *ioctls);
 	refuse_values(f, SYS_fcntl, 1, fcntls, sizeof fcntls / sizeof *fcntls);
 	restrict_clone(f);
+	restrict_socket(f);
+#ifdef __x86_64__
+	on_call(f, SYS_unlink, 1);
+	refuse(f, ENOENT); /* what CUDA's driver takes for an answer */
+#endif
 }
 
 bool sandbox_calls_refuse(void)
