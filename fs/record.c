@@ -410,7 +410,7 @@ static void add_and_clear(struct bytes *image, struct bytes *change)
 static const struct tree_node *next_node(const struct tree_node *node)
 {
 	if (S_ISDIR(node->mode) && node->n_children > 0)
-		return node->children[0];
+		return tree_next_child(node, 0);
 	for (; node->parent; node = node->parent) {
 		const struct tree_node *next = tree_next_child(node->parent, node->id);
 		if (next)

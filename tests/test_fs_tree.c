@@ -45,6 +45,67 @@ Test(tree, names_and_children_stay_in_step)
 	tree_finish(&tree);
 }
 
+static void check_children(const struct tree_node *dir, const bool *in, uint64_t first, int n)
+{
+	uint64_t after = 0;
+	uint32_t found = 0;
+	for (struct tree_node *node; (node = tree_next_child(dir, after)); found++) {
+		cr_assert_gt(node->id, after);
+		cr_assert(in[node->id - first]);
+		after = node->id;
+	}
+	cr_assert_eq(found, dir->n_children);
+	for (int i = 0; i < n; i++)
+		found -= in[i];
+	cr_assert_eq(found, 0);
+}
+
+/* Children come and go by the front, the back and anywhere, and stay in order. */
+Test(tree, children_of_a_big_folder)
+{
+	enum { N = 6000 };
+	static bool in[N];
+	static struct tree_node *nodes[N];
+	struct tree tree;
+	char name[32];
+	unsigned seed = 1;
+	cr_assert(tree_init(&tree, 0, 0, true, 1));
+	struct tree_node *dir = add(&tree, TREE_IN, "d", S_IFDIR | 0755),
+			 *other = add(&tree, TREE_IN, "o", S_IFDIR | 0755);
+	uint64_t first = tree.next_id;
+	for (int i = 0; i < N; i++) {
+		snprintf(name, sizeof name, "f%d", i);
+		nodes[i] = add(&tree, other->id, name, S_IFREG | 0644);
+	}
+	for (int i = 0; i < 20 * N; i++) { /* at first more come, then more go */
+		seed = seed * 1103515245 + 12345;
+		int which = (seed >> 8) % N;
+		if (in[which] ? (seed >> 4) % 10 < 3 + 5 * (i > 10 * N) : (seed >> 4) % 10 < 8 - 5 * (i > 10 * N)) {
+			in[which] = !in[which];
+			snprintf(name, sizeof name, "f%d", which);
+			cr_assert(tree_link(&tree, nodes[which], in[which] ? dir : other, name));
+		}
+		if (i % 7001 == 0)
+			check_children(dir, in, first, N);
+	}
+	check_children(dir, in, first, N);
+	for (int i = 0; i < N; i++) { /* another name in the same folder */
+		snprintf(name, sizeof name, "g%d", i);
+		cr_assert(tree_link(&tree, nodes[i], nodes[i]->parent, name));
+		cr_assert_eq(tree_lookup(&tree, nodes[i]->parent, name), nodes[i]);
+	}
+	check_children(dir, in, first, N);
+	for (int i = 0; i < N; i++) {
+		tree_unlink(&tree, nodes[i]);
+		cr_assert(tree_drop_unused(&tree, nodes[i]));
+	}
+	cr_assert_eq(dir->n_children + other->n_children, 0);
+	cr_assert_null(tree_next_child(dir, 0));
+	add(&tree, dir->id, "again", S_IFREG | 0644);
+	cr_assert_eq(dir->n_children, 1);
+	tree_finish(&tree);
+}
+
 Test(tree, a_nameless_node_lives_while_it_is_used)
 {
 	struct tree tree;
