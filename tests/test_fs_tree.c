@@ -199,6 +199,56 @@ Test(jobs, users_take_turns_in_order)
 	jobs_finish(&jobs);
 }
 
+static bool is_odd(void *user, const struct input *input)
+{
+	++*(int *)user;
+	return input->id % 2 && input->uid < 800;
+}
+
+/* A thousand users, of whom some have nothing that may run; those whose job is back keep their place, wherever it is. */
+Test(jobs, turns_of_many_users)
+{
+	enum { USERS = 1000, EACH = 5 };
+	static int left[USERS];
+	struct jobs jobs;
+	int asked = 0;
+	cr_assert(jobs_init(&jobs));
+	for (int i = 0; i < EACH * USERS; i++) {
+		struct input *input = jobs_input(&jobs, 100 + i);
+		input->uid = i * 7 % USERS;
+		jobs_enqueue(&jobs, input);
+		left[input->uid] += input->id % 2;
+	}
+	jobs.last_uid = 499;
+	uint32_t last_uid = 499;
+	for (struct input *input; (input = jobs_next(&jobs, is_odd, &asked)); last_uid = input->uid) {
+		cr_assert(input->id % 2 && input->uid < 800);
+		for (uint32_t uid = (last_uid + 1) % USERS; uid != input->uid; uid = (uid + 1) % USERS)
+			cr_assert(left[uid] == 0 || uid >= 800, "%u has been passed over", uid);
+		left[input->uid]--;
+		jobs_set_state(&jobs, input, INPUT_RUNNING, false);
+	}
+	long n = 0;
+	for (const struct input *input = jobs_each_queued(&jobs, NULL); input; input = jobs_each_queued(&jobs, input)) {
+		cr_assert(input->id % 2 == 0 || input->uid >= 800);
+		n++;
+	}
+	cr_assert_eq(n, jobs.queue.n);
+	for (int i = 0; i < EACH * USERS; i++) /* those that ran */
+		jobs_set_state(&jobs, jobs_find(&jobs, 100 + i * 4999 % (EACH * USERS)), INPUT_QUEUED, false);
+	cr_assert_eq(jobs.queue.n, EACH * USERS);
+	for (const struct input *input = jobs_each_queued(&jobs, NULL), *next; input; input = next) {
+		next = jobs_each_queued(&jobs, input);
+		cr_assert(!next || input->uid < next->uid || (input->uid == next->uid && input->seq < next->seq));
+	}
+	asked = 0;
+	jobs.last_uid = USERS;
+	cr_assert_eq(jobs_next(&jobs, NULL, NULL)->uid, 0);
+	cr_assert(jobs_next(&jobs, is_odd, &asked));
+	cr_assert_leq(asked, EACH * 3, "%d were looked at", asked);
+	jobs_finish(&jobs);
+}
+
 /* As many as fit, by turns: the oldest of each user, then the second ones, from the user who is next in the circle. */
 Test(jobs, outcomes_take_turns)
 {
@@ -330,6 +380,37 @@ Test(jobs, results_are_found_by_key)
 	jobs_drop_result(&jobs, 100);
 	cr_assert_null(jobs_result_by_key(&jobs, key, JOB_GLB));
 	cr_assert_eq(jobs.n_results, 1);
+	jobs_finish(&jobs);
+}
+
+/* However many are equal, each is dropped by itself, and the newest that is left is found. */
+Test(jobs, equal_results)
+{
+	enum { N = 1000 };
+	struct jobs jobs;
+	uint8_t key[JOBS_KEY_LEN] = {1}, other[JOBS_KEY_LEN] = {2};
+	bool there[N] = {false};
+	cr_assert(jobs_init(&jobs));
+	for (int i = 0; i < N; i++) {
+		there[i] = true;
+		cr_assert(jobs_add_result(&jobs, 100 + i, 7, key, JOB_GLB));
+		cr_assert_eq(jobs_result_by_key(&jobs, key, JOB_GLB)->id, 100u + i);
+	}
+	cr_assert(jobs_add_result(&jobs, 99, 7, key, JOB_PREVIEW) && jobs_add_result(&jobs, 98, 7, other, JOB_GLB));
+	cr_assert_eq(jobs.results_by_key.n, 3);
+	for (int i = 0, newest = N - 1; i < N; i++) {
+		int gone = i * 389 % N;
+		jobs_drop_result(&jobs, 100 + gone);
+		cr_assert_null(jobs_result(&jobs, 100 + gone));
+		there[gone] = false;
+		while (newest >= 0 && !there[newest])
+			newest--;
+		const struct result *found = jobs_result_by_key(&jobs, key, JOB_GLB);
+		cr_assert(newest < 0 ? !found : found && found->id == 100u + newest, "after %d", i);
+	}
+	cr_assert_eq(jobs_result_by_key(&jobs, key, JOB_PREVIEW)->id, 99);
+	cr_assert_eq(jobs_result_by_key(&jobs, other, JOB_GLB)->id, 98);
+	cr_assert_eq(jobs.n_results, 2);
 	jobs_finish(&jobs);
 }
 
