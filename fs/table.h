@@ -21,7 +21,7 @@ struct table {
 	size_t (*hash)(const struct table_link *link); /* of what carries it; unchanged while it is in the table */
 };
 
-enum { TABLE_START = 256, TABLE_LOAD = 2 }; /* buckets; entries a bucket */
+enum { TABLE_START = 256, TABLE_LOAD = 3 }; /* buckets; entries a bucket */
 
 /* What carries the link: TABLE_ENTRY(link, struct tree_node, by_id). */
 #define TABLE_ENTRY(link, type, field) ((type *)((char *)(link)-offsetof(type, field)))
