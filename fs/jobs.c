@@ -50,7 +50,7 @@ static size_t hash_key(const uint8_t *key, unsigned output)
 {
 	uint64_t h;
 	memcpy(&h, key, sizeof h); /* a hash already */
-	return table_hash_id(h + output);
+	return (size_t)(h + output);
 }
 
 static size_t hash_by_key(const struct table_link *link)
@@ -357,6 +357,8 @@ const char *jobs_show_name(const struct tree_node *node, char *out, size_t size)
 
 bool jobs_set_stem(struct jobs *jobs, struct input *input, const char *stem)
 {
+	if (input->stem && strcmp(input->stem, stem) == 0)
+		return true;
 	char *copy = strdup(stem);
 	if (!copy)
 		return false;
