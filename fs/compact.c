@@ -58,6 +58,7 @@ static _Noreturn void be_child(struct image *image, pid_t parent)
 		_exit(ESRCH);
 	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 	(void)!write(fd, "1000", 4);
+	close(fd);
 	_exit(write_image(image) ? 0 : errno ? errno : EIO);
 }
 

@@ -142,9 +142,10 @@ static struct input_list *list_of(struct input_queue *queue, uint32_t uid)
 	struct input_list **at = &queue->users;
 	while (*at && (*at)->uid < uid)
 		at = &(*at)->next;
-	if (*at && (*at)->uid == uid)
-		return *at;
-	struct input_list *list = malloc(sizeof *list);
+	struct input_list *list = *at;
+	if (list && list->uid == uid)
+		return list;
+	list = malloc(sizeof *list);
 	if (!list && queue->spare.first)
 		return &queue->spare;
 	if (!list)

@@ -28,7 +28,7 @@ static double seconds(void)
 	return fs_monotonic_ns() * 1e-9;
 }
 
-static void end(const char *what, const char *why)
+static _Noreturn void end(const char *what, const char *why)
 {
 	fprintf(stderr, "fs_scale: %s: %s\n", what, why);
 	exit(1);
