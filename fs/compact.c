@@ -80,6 +80,14 @@ static bool make_image(struct image *image, struct fs *fs)
 	return false;
 }
 
+static bool is_broken(struct fs *fs)
+{
+	pthread_mutex_lock(&fs->lock);
+	bool broken = fs->journal.broken;
+	pthread_mutex_unlock(&fs->lock);
+	return broken;
+}
+
 /* Of what was begun: nothing is left. */
 static void give_up(struct compaction *c, struct fs *fs, int error)
 {
@@ -101,6 +109,7 @@ static void begin(struct compaction *c, struct fs *fs)
 	pthread_mutex_lock(&fs->lock);
 	image.source = (struct record_source){&fs->tree, &fs->jobs, &fs->config, fs->id_limit, &image.change};
 	c->from = fs->journal.log;
+	c->from_broken = fs->journal.broken;
 	c->child = fork();
 	if (c->child == 0)
 		be_child(&image, parent);
@@ -177,14 +186,21 @@ static bool is_under_way(struct compaction *c, bool wait, int *error)
 	return false;
 }
 
+/* The child has ended. When a sync of the old log has failed since it began, what was appended since may not be read back: it
+ * is for another child. */
 static void finish(struct compaction *c, struct fs *fs, int error)
 {
 	int fd = c->copy.fd;
+	bool stale = !error && !c->from_broken && is_broken(fs);
 	c->copy = *c->told;
 	c->copy.fd = fd;
 	munmap(c->told, sizeof *c->told);
 	c->child = 0;
 	int64_t base_len = c->copy.len;
+	if (stale) {
+		close(fd);
+		return;
+	}
 	errno = EIO;
 	if (!error && !catch_up(c, fs))
 		error = errno;
@@ -227,16 +243,21 @@ int compact_step(struct compaction *c, struct fs *fs)
 void compact_stop(struct compaction *c, struct fs *fs)
 {
 	int error = 0;
-	pthread_mutex_lock(&fs->lock);
-	bool broken = fs->journal.broken;
-	pthread_mutex_unlock(&fs->lock);
-	c->stopped = !broken && c->child > 0;
-	if (c->stopped)
+	c->stopped = !is_broken(fs);
+	if (c->stopped && c->child > 0)
 		kill(c->child, SIGKILL);
 	if (c->child) {
 		is_under_way(c, true, &error);
 		finish(c, fs, error);
 	}
-	if (c->old.len)
-		close(c->old.fd);
+	while (c->old.len)
+		drop_old(c);
+	if (is_broken(fs))
+		begin(c, fs);
+	if (c->child) {
+		is_under_way(c, true, &error);
+		finish(c, fs, error);
+	}
+	while (c->old.len)
+		drop_old(c);
 }

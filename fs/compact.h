@@ -10,6 +10,7 @@ struct compaction {
 	struct journal_log copy;  /* which that is */
 	struct journal_log from;  /* the old one, as it was when the child began */
 	struct journal_log *told; /* shared with the child: the copy, when it is whole */
+	bool from_broken;	  /* a sync of that one had failed by then */
 	struct journal_log old;	  /* what has been replaced; its bytes go a few at a time, as that takes long */
 	int64_t retry_ns;	  /* CLOCK_MONOTONIC: not before */
 	bool stopped;		  /* the child was told to end */

@@ -1,5 +1,6 @@
 /* test_fs_files.c - files below FUSE, in a state directory of its own: what becomes of one that is gone, of the job of one that is
  * written again, and of all of them at the next start, after a crash, and when a sync fails. */
+#include "compact.h"
 #include "contents.h"
 #include "files.h"
 #include "fs.h"
@@ -270,6 +271,54 @@ Test(files, a_journal_that_cannot_be_synced, .timeout = 30)
 	look_up(TREE_IN, "before");
 	look_up(TREE_IN, "meanwhile");
 	look_up(TREE_IN, "after");
+}
+
+static void make_garbage(void)
+{
+	struct stat st;
+	char names[2][TREE_NAME_MAX + 1] = {"x"};
+	memset(names[1], 'y', TREE_NAME_MAX);
+	cr_assert_eq(names_mkdir(&fs, &caller, TREE_IN, names[0], 0755, &st), 0);
+	for (int i = 0; i < 40000; i++)
+		cr_assert_eq(names_rename(&fs, &caller, TREE_IN, names[i % 2], TREE_IN, names[(i + 1) % 2], 0), 0);
+}
+
+/* A child is at it when a sync of the log fails: what was appended since it began cannot be read there any more. */
+static void break_under_way(struct compaction *c)
+{
+	struct stat st;
+	char nothing[4096] = {0};
+	make_garbage();
+	cr_assert_gt(compact_step(c, &fs), 0);
+	cr_assert_neq(c->child, 0);
+	cr_assert_eq(names_mkdir(&fs, &caller, TREE_IN, "meanwhile", 0755, &st), 0);
+	cr_assert_lt(fs.journal.log.len - c->from.len, (int64_t)sizeof nothing);
+	cr_assert_gt(pwrite(fs.journal.log.fd, nothing, fs.journal.log.len - c->from.len, c->from.len), 0);
+	fs.journal.broken = EIO;
+}
+
+Test(files, a_sync_fails_while_the_journal_is_written_anew, .timeout = 30)
+{
+	struct compaction c = {0};
+	break_under_way(&c);
+	while (compact_step(&c, &fs))
+		usleep(1000);
+	cr_assert_eq(fs.journal.broken, 0);
+	compact_stop(&c, &fs);
+	start_again(true);
+	cr_assert_not(fs.recovery.damaged);
+	look_up(TREE_IN, "meanwhile");
+}
+
+Test(files, a_sync_fails_at_the_end, .timeout = 30)
+{
+	struct compaction c = {0};
+	break_under_way(&c);
+	compact_stop(&c, &fs);
+	cr_assert_eq(fs.journal.broken, 0);
+	start_again(true);
+	cr_assert_not(fs.recovery.damaged);
+	look_up(TREE_IN, "meanwhile");
 }
 
 /* By a child, while changes go on: none is lost, and the start after it finds them all. */
