@@ -292,8 +292,9 @@ static void break_under_way(struct compaction *c)
 	cr_assert_gt(compact_step(c, &fs), 0);
 	cr_assert_neq(c->child, 0);
 	cr_assert_eq(names_mkdir(&fs, &caller, TREE_IN, "meanwhile", 0755, &st), 0);
-	cr_assert_lt(fs.journal.log.len - c->from.len, (int64_t)sizeof nothing);
-	cr_assert_gt(pwrite(fs.journal.log.fd, nothing, fs.journal.log.len - c->from.len, c->from.len), 0);
+	cr_assert_eq(fs.journal.log.seq, c->from.seq + 1);
+	int64_t change = c->from.len + JOURNAL_FRAME_LEN;
+	cr_assert_gt(pwrite(fs.journal.log.fd, nothing, fs.journal.log.len - change, change), 0);
 	fs.journal.broken = EIO;
 }
 
