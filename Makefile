@@ -82,7 +82,7 @@ CUDA_OBJ := $(patsubst %,$(BUILD)/obj/%.o,$(CUDA_SRC)) $(patsubst %,$(BUILD)/obj
 MODEL_LIB := $(BUILD)/libtrellis.a
 FS_LIB := $(BUILD)/libtrellisfs.a
 OBJ = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
-TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm state_damage older_kernel \
+TESTS := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%) $(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm state_damage older_kernel fs_scale \
 	fscore random_model large_compare change_tensor) \
 	$(foreach p,fake attack missing none,$(BUILD)/tests/plugins/$(p)/trellis-cuda.so) $(BUILD)/tests/slow_disk.so
 FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
@@ -148,7 +148,7 @@ $(BUILD)/tests/test_fs_%: $(BUILD)/obj/tests/test_fs_%.o $(FS_LIB)
 	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS) $(CRITERION)
 
 # Stands in for `trellis worker` in the daemon's tests.
-$(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm state_damage older_kernel): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(FS_LIB)
+$(addprefix $(BUILD)/tests/,fake_worker mount_tool mount_exerciser mount_storm state_damage older_kernel fs_scale): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(FS_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(FS_LIBS)
 
@@ -188,6 +188,10 @@ $(BUILD)/tests/test_%: $(BUILD)/obj/tests/test_%.o $(MODEL_LIB)
 	$(CC) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS) $(CRITERION)
 
 $(BUILD)/obj/tests/test_fs_%.o: tests/test_fs_%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(FS_CFLAGS) -Ifs -MMD -MP -c -o $@ $<
+
+$(BUILD)/obj/tests/fs_%.o: tests/fs_%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(FS_CFLAGS) -Ifs -MMD -MP -c -o $@ $<
 

@@ -113,9 +113,8 @@ static bool check_content(void *user, uint64_t id)
 static void look(struct check *c)
 {
 	print_journal(c);
-	for (size_t i = 0; i < c->fs.tree.n_buckets; i++)
-		for (const struct tree_node *node = c->fs.tree.by_id[i]; node; node = node->next_id)
-			check_node(c, node);
+	for (const struct tree_node *node = tree_each(&c->fs.tree, NULL); node; node = tree_each(&c->fs.tree, node))
+		check_node(c, node);
 	state_each_content(&c->fs.state, check_content, c);
 	printf("files: %ld in in/, %ld in out/", c->files[AREA_IN], c->files[AREA_OUT]);
 	if (c->files[AREA_LOST])

@@ -217,10 +217,9 @@ static struct known all_known(struct fs *fs)
 	struct known known = {.fs = fs};
 	pthread_mutex_lock(&fs->lock);
 	known.ids = malloc((fs->tree.n_nodes + 1) * sizeof *known.ids);
-	for (size_t i = 0; known.ids && i < fs->tree.n_buckets; i++)
-		for (struct tree_node *node = fs->tree.by_id[i]; node; node = node->next_id)
-			if (node->unseen)
-				known.ids[known.n++] = node->id;
+	for (struct tree_node *node = tree_each(&fs->tree, NULL); known.ids && node; node = tree_each(&fs->tree, node))
+		if (node->unseen)
+			known.ids[known.n++] = node->id;
 	pthread_mutex_unlock(&fs->lock);
 	if (known.n)
 		qsort(known.ids, known.n, sizeof *known.ids, by_id);

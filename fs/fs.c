@@ -120,22 +120,20 @@ static void settle_area(struct tree_node *node)
 /* Number, count and mark what was loaded. */
 static void settle_nodes(struct fs *fs)
 {
-	for (size_t i = 0; i < fs->tree.n_buckets; i++) {
-		for (struct tree_node *node = fs->tree.by_id[i]; node; node = node->next_id) {
-			if (node->id >= fs->tree.next_id)
-				fs->tree.next_id = node->id + 1;
-			if (fs->recovery.damaged)
-				settle_area(node);
-			if (node->area == AREA_LOST && !S_ISDIR(node->mode)) {
-				jobs_forget(&fs->jobs, jobs_find(&fs->jobs, node->id));
-				jobs_drop_result(&fs->jobs, node->id);
-				fs->recovery.lost_files++;
-			}
-			if (S_ISREG(node->mode) && node->id >= TREE_FIRST_ID) {
-				fs->used_bytes += node->size;
-				node->unseen = true;
-				fs->unseen += node->area == AREA_IN;
-			}
+	for (struct tree_node *node = tree_each(&fs->tree, NULL); node; node = tree_each(&fs->tree, node)) {
+		if (node->id >= fs->tree.next_id)
+			fs->tree.next_id = node->id + 1;
+		if (fs->recovery.damaged)
+			settle_area(node);
+		if (node->area == AREA_LOST && !S_ISDIR(node->mode)) {
+			jobs_forget(&fs->jobs, jobs_find(&fs->jobs, node->id));
+			jobs_drop_result(&fs->jobs, node->id);
+			fs->recovery.lost_files++;
+		}
+		if (S_ISREG(node->mode) && node->id >= TREE_FIRST_ID) {
+			fs->used_bytes += node->size;
+			node->unseen = true;
+			fs->unseen += node->area == AREA_IN;
 		}
 	}
 }

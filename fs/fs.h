@@ -3,8 +3,8 @@
  *   thread          does                                                     may block on
  *   FUSE threads    ops.c: a request, one reply (names.c files.c xattrs.c)    the lock, the state disk
  *   ingest          ingest.c: settle, whole-image check, hash, submit        the lock, the state disk
- *   sync            sync.c: fsync in groups, removes contents, writes the     the state disk
- *                   journal anew
+ *   sync            sync.c: fsync in groups, removes contents, has the        the state disk
+ *                   journal written anew (compact.c)
  *   contents        contents.c: looks at the contents after the start, then   the state disk
  *                   ends
  *   scheduler       scheduler.c: owns workers, publisher, model watch;       the helper (2 s, then it is replaced)
@@ -14,6 +14,8 @@
  *
  *   process         helper.c: makes results appear through the mount, so that inotify sees them. Started before the
  *                   mount; has no descriptor of it and never holds one while idle.
+ *                   compact.c: for as long as the journal is written anew; the daemon's memory as it was, and no descriptor
+ *                   but that of the new journal.
  *                   workers (`trellis worker`), one a device: the model. Started by worker_link.c,
  *                   chosen by workers.c.
  *

@@ -11,34 +11,59 @@
 enum { SUFFIX_ROOM = 16 }; /* ".gaussian.ply", ".preview.png", ".error.txt" and "-99" fit */
 enum { STEM_TRIES = 100 };
 
-static size_t hash_id(uint64_t id, size_t buckets)
+static struct input *of_id(const struct table_link *link)
 {
-	return (size_t)((id * 0x9e3779b97f4a7c15u) >> 20) & (buckets - 1);
+	return link ? TABLE_ENTRY(link, struct input, by_id) : NULL;
 }
 
-static size_t hash_text(const char *text, size_t buckets)
+static struct input *of_stem(const struct table_link *link)
 {
-	uint64_t h = 0xcbf29ce484222325u;
-	for (; *text; text++)
-		h = (h ^ (unsigned char)*text) * 0x100000001b3u;
-	return (size_t)(h ^ h >> 29) & (buckets - 1);
+	return link ? TABLE_ENTRY(link, struct input, by_stem) : NULL;
 }
 
-static size_t hash_key(const uint8_t *key, size_t buckets)
+static struct result *result_of_id(const struct table_link *link)
+{
+	return link ? TABLE_ENTRY(link, struct result, by_id) : NULL;
+}
+
+static struct result *result_of_key(const struct table_link *link)
+{
+	return link ? TABLE_ENTRY(link, struct result, by_key) : NULL;
+}
+
+static size_t hash_by_id(const struct table_link *link)
+{
+	return table_hash_id(of_id(link)->id);
+}
+
+static size_t hash_by_stem(const struct table_link *link)
+{
+	return table_hash_text(0, of_stem(link)->stem);
+}
+
+static size_t hash_result_by_id(const struct table_link *link)
+{
+	return table_hash_id(result_of_id(link)->id);
+}
+
+static size_t hash_key(const uint8_t *key, unsigned output)
 {
 	uint64_t h;
 	memcpy(&h, key, sizeof h); /* a hash already */
-	return (size_t)h & (buckets - 1);
+	return (size_t)(h + output);
+}
+
+static size_t hash_by_key(const struct table_link *link)
+{
+	const struct result *result = result_of_key(link);
+	return hash_key(result->key, result->output);
 }
 
 bool jobs_init(struct jobs *jobs)
 {
-	*jobs = (struct jobs){.input_buckets = 4096, .result_buckets = 4096, .next_seq = 1};
-	jobs->inputs_by_id = calloc(jobs->input_buckets, sizeof *jobs->inputs_by_id);
-	jobs->inputs_by_stem = calloc(jobs->input_buckets, sizeof *jobs->inputs_by_stem);
-	jobs->results_by_id = calloc(jobs->result_buckets, sizeof *jobs->results_by_id);
-	jobs->results_by_key = calloc(jobs->result_buckets, sizeof *jobs->results_by_key);
-	if (jobs->inputs_by_id && jobs->inputs_by_stem && jobs->results_by_id && jobs->results_by_key)
+	*jobs = (struct jobs){.next_seq = 1};
+	if (table_init(&jobs->inputs_by_id, hash_by_id) && table_init(&jobs->inputs_by_stem, hash_by_stem) &&
+		table_init(&jobs->results_by_id, hash_result_by_id) && table_init(&jobs->results_by_key, hash_by_key))
 		return true;
 	jobs_finish(jobs);
 	return false;
@@ -51,32 +76,40 @@ static void free_input(struct input *input)
 	free(input);
 }
 
+static void finish_queue(struct input_queue *queue)
+{
+	for (struct input_list *list = queue->users, *next; list; list = next) {
+		next = list->next;
+		if (list != &queue->spare)
+			free(list);
+	}
+}
+
 void jobs_finish(struct jobs *jobs)
 {
-	for (size_t i = 0; jobs->inputs_by_id && i < jobs->input_buckets; i++) {
-		for (struct input *input = jobs->inputs_by_id[i], *next; input; input = next) {
-			next = input->next_id;
-			free_input(input);
-		}
+	const struct table *inputs = &jobs->inputs_by_id, *results = &jobs->results_by_id;
+	for (struct input *input = of_id(table_next(inputs, NULL)), *next; input; input = next) {
+		next = of_id(table_next(inputs, &input->by_id));
+		free_input(input);
 	}
-	for (size_t i = 0; jobs->results_by_id && i < jobs->result_buckets; i++) {
-		for (struct result *result = jobs->results_by_id[i], *next; result; result = next) {
-			next = result->next_id;
-			free(result);
-		}
+	for (struct result *result = result_of_id(table_next(results, NULL)), *next; result; result = next) {
+		next = result_of_id(table_next(results, &result->by_id));
+		free(result);
 	}
-	free(jobs->inputs_by_id);
-	free(jobs->inputs_by_stem);
-	free(jobs->results_by_id);
-	free(jobs->results_by_key);
+	finish_queue(&jobs->queue);
+	finish_queue(&jobs->outcomes);
+	table_finish(&jobs->inputs_by_id);
+	table_finish(&jobs->inputs_by_stem);
+	table_finish(&jobs->results_by_id);
+	table_finish(&jobs->results_by_key);
 	*jobs = (struct jobs){0};
 }
 
 struct input *jobs_find(const struct jobs *jobs, uint64_t id)
 {
-	struct input *input = jobs->inputs_by_id[hash_id(id, jobs->input_buckets)];
+	struct input *input = of_id(table_chain(&jobs->inputs_by_id, table_hash_id(id)));
 	while (input && input->id != id)
-		input = input->next_id;
+		input = of_id(input->by_id.next);
 	return input;
 }
 
@@ -89,9 +122,7 @@ struct input *jobs_input(struct jobs *jobs, uint64_t id)
 	if (!input)
 		return NULL;
 	input->id = id;
-	struct input **bucket = &jobs->inputs_by_id[hash_id(id, jobs->input_buckets)];
-	input->next_id = *bucket;
-	*bucket = input;
+	table_add(&jobs->inputs_by_id, &input->by_id);
 	jobs->n_inputs++;
 	return input;
 }
@@ -100,12 +131,38 @@ static void drop_stem(struct jobs *jobs, struct input *input)
 {
 	if (!input->stem)
 		return;
-	struct input **at = &jobs->inputs_by_stem[hash_text(input->stem, jobs->input_buckets)];
-	while (*at != input)
-		at = &(*at)->next_stem;
-	*at = input->next_stem;
+	table_remove(&jobs->inputs_by_stem, &input->by_stem);
 	free(input->stem);
 	input->stem = NULL;
+}
+
+/* The user's list, which is made when there is none. */
+static struct input_list *list_of(struct input_queue *queue, uint32_t uid)
+{
+	struct input_list **at = &queue->users;
+	while (*at && (*at)->uid < uid)
+		at = &(*at)->next;
+	struct input_list *list = *at;
+	if (list && list->uid == uid)
+		return list;
+	list = malloc(sizeof *list);
+	if (!list && queue->spare.first)
+		return &queue->spare;
+	if (!list)
+		list = &queue->spare;
+	*list = (struct input_list){.queue = queue, .next = *at, .uid = uid};
+	*at = list;
+	return list;
+}
+
+static void drop_list(struct input_list *list)
+{
+	struct input_list **at = &list->queue->users;
+	while (*at != list)
+		at = &(*at)->next;
+	*at = list->next;
+	if (list != &list->queue->spare)
+		free(list);
 }
 
 static void leave_list(struct input *input)
@@ -117,21 +174,27 @@ static void leave_list(struct input *input)
 	*(input->after ? &input->after->before : &list->last) = input->before;
 	input->before = input->after = NULL;
 	input->list = NULL;
-	list->n--;
+	list->queue->n--;
+	if (!list->first)
+		drop_list(list);
 }
 
-/* By seq: from the end, which is where nearly all belong. */
+/* By seq: from both ends, as nearly all belong at the last place, and those that ran already at the first. */
 static void enter_list(struct input_list *list, struct input *input)
 {
-	struct input *before = list->last;
-	while (before && before->seq > input->seq)
+	struct input *before = list->last, *after = list->first;
+	while (before && before->seq > input->seq && after->seq < input->seq) {
 		before = before->before;
+		after = after->after;
+	}
+	if (before && before->seq > input->seq)
+		before = after->before;
 	input->list = list;
 	input->before = before;
 	input->after = before ? before->after : list->first;
 	*(before ? &before->after : &list->first) = input;
 	*(input->after ? &input->after->before : &list->last) = input;
-	list->n++;
+	list->queue->n++;
 }
 
 void jobs_forget(struct jobs *jobs, struct input *input)
@@ -140,10 +203,7 @@ void jobs_forget(struct jobs *jobs, struct input *input)
 		return;
 	leave_list(input);
 	drop_stem(jobs, input);
-	struct input **at = &jobs->inputs_by_id[hash_id(input->id, jobs->input_buckets)];
-	while (*at != input)
-		at = &(*at)->next_id;
-	*at = input->next_id;
+	table_remove(&jobs->inputs_by_id, &input->by_id);
 	jobs->n_inputs--;
 	free_input(input);
 }
@@ -155,14 +215,14 @@ bool jobs_wants(const struct input *input, uint64_t seq)
 
 void jobs_set_state(struct jobs *jobs, struct input *input, enum input_state state, bool unpublished)
 {
-	struct input_list *list = state == INPUT_QUEUED ? &jobs->queue : unpublished ? &jobs->outcomes : NULL;
+	struct input_queue *queue = state == INPUT_QUEUED ? &jobs->queue : unpublished ? &jobs->outcomes : NULL;
 	input->state = state;
 	input->unpublished = unpublished;
-	if (list == input->list || jobs->loading)
+	if (queue == (input->list ? input->list->queue : NULL) || jobs->loading)
 		return;
 	leave_list(input);
-	if (list)
-		enter_list(list, input);
+	if (queue)
+		enter_list(list_of(queue, input->uid), input);
 }
 
 static int by_seq(const void *a, const void *b)
@@ -176,15 +236,15 @@ void jobs_loaded(struct jobs *jobs)
 	struct input **waiting = malloc((jobs->n_inputs + 1) * sizeof *waiting);
 	size_t n = 0;
 	jobs->loading = false;
-	for (size_t i = 0; i < jobs->input_buckets; i++) {
-		for (struct input *input = jobs->inputs_by_id[i]; input; input = input->next_id) {
-			if (input->state != INPUT_QUEUED && !input->unpublished)
-				continue;
-			if (waiting)
-				waiting[n++] = input;
-			else /* no memory: slower */
-				jobs_set_state(jobs, input, input->state, input->unpublished);
-		}
+	const struct table *inputs = &jobs->inputs_by_id;
+	for (struct input *input = of_id(table_next(inputs, NULL)); input;
+		input = of_id(table_next(inputs, &input->by_id))) {
+		if (input->state != INPUT_QUEUED && !input->unpublished)
+			continue;
+		if (waiting)
+			waiting[n++] = input;
+		else /* no memory: slower */
+			jobs_set_state(jobs, input, input->state, input->unpublished);
 	}
 	if (n)
 		qsort(waiting, n, sizeof *waiting, by_seq);
@@ -206,47 +266,59 @@ void jobs_enqueue(struct jobs *jobs, struct input *input)
 	jobs_set_state(jobs, input, INPUT_QUEUED, false);
 }
 
-struct input *jobs_next(struct jobs *jobs, bool (*may)(void *user, const struct input *input), void *user)
+/* A circle over the users: the first after the one who had the last turn, and so on; NULL when all have been. */
+static struct input_list *first_user(const struct input_queue *queue, uint32_t last_uid)
 {
-	struct input *above = NULL, *lowest = NULL; /* the next user after the last one, and the first of all */
-	for (struct input *input = jobs->queue.first; input; input = input->after) {
-		if (may && !may(user, input))
-			continue;
-		if (input->uid > jobs->last_uid && (!above || input->uid < above->uid))
-			above = input;
-		if (!lowest || input->uid < lowest->uid)
-			lowest = input;
-	}
-	struct input *next = above ? above : lowest;
-	if (next)
-		jobs->last_uid = next->uid;
-	return next;
+	struct input_list *list = queue->users;
+	while (list && list->uid <= last_uid)
+		list = list->next;
+	return list ? list : queue->users;
 }
 
-/* One walk. A place: how many the user has before it, then where the user is in the circle. */
+static struct input_list *next_user(const struct input_list *list, const struct input_list *first)
+{
+	struct input_list *next = list->next ? list->next : list->queue->users;
+	return next != first ? next : NULL;
+}
+
+struct input *jobs_next(struct jobs *jobs, bool (*may)(void *user, const struct input *input), void *user)
+{
+	const struct input_list *first = first_user(&jobs->queue, jobs->last_uid);
+	for (const struct input_list *list = first; list; list = next_user(list, first)) {
+		struct input *input = list->first;
+		while (input && may && !may(user, input))
+			input = input->after;
+		if (input) {
+			jobs->last_uid = list->uid;
+			return input;
+		}
+	}
+	return NULL;
+}
+
+struct input *jobs_each_queued(const struct jobs *jobs, const struct input *input)
+{
+	if (input && input->after)
+		return input->after;
+	const struct input_list *list = input ? input->list->next : jobs->queue.users;
+	return list ? list->first : NULL;
+}
+
 size_t jobs_outcome_turns(const struct jobs *jobs, struct input *turns[JOBS_TURNS_MAX])
 {
-	uint64_t places[JOBS_TURNS_MAX];
-	size_t n = 0;
-	const struct input *beaten = NULL; /* nobody of this user comes in any more */
-	for (struct input *input = jobs->outcomes.first; input; input = input->after) {
-		if (beaten && beaten->uid == input->uid)
-			continue;
-		uint64_t place = (uint32_t)(input->uid - jobs->last_outcome_uid - 1);
-		for (size_t i = 0; i < n; i++)
-			place += (uint64_t)(turns[i]->uid == input->uid) << 32;
-		size_t at = n;
-		while (at > 0 && places[at - 1] > place)
-			at--;
-		if (at == JOBS_TURNS_MAX) {
-			beaten = input;
-			continue;
+	struct input *next[JOBS_TURNS_MAX]; /* of each user */
+	size_t users = 0, n = 0;
+	const struct input_list *first = first_user(&jobs->outcomes, jobs->last_outcome_uid);
+	for (const struct input_list *list = first; list && users < JOBS_TURNS_MAX; list = next_user(list, first))
+		next[users++] = list->first;
+	for (size_t before = 1; n != before && n < JOBS_TURNS_MAX;) {
+		before = n;
+		for (size_t i = 0; i < users && n < JOBS_TURNS_MAX; i++) {
+			if (!next[i])
+				continue;
+			turns[n++] = next[i];
+			next[i] = next[i]->after;
 		}
-		n += n < JOBS_TURNS_MAX;
-		memmove(turns + at + 1, turns + at, (n - 1 - at) * sizeof *turns);
-		memmove(places + at + 1, places + at, (n - 1 - at) * sizeof *places);
-		turns[at] = input;
-		places[at] = place;
 	}
 	return n;
 }
@@ -286,14 +358,14 @@ const char *jobs_show_name(const struct tree_node *node, char *out, size_t size)
 
 bool jobs_set_stem(struct jobs *jobs, struct input *input, const char *stem)
 {
+	if (input->stem && strcmp(input->stem, stem) == 0)
+		return true;
 	char *copy = strdup(stem);
 	if (!copy)
 		return false;
 	drop_stem(jobs, input);
 	input->stem = copy;
-	struct input **bucket = &jobs->inputs_by_stem[hash_text(copy, jobs->input_buckets)];
-	input->next_stem = *bucket;
-	*bucket = input;
+	table_add(&jobs->inputs_by_stem, &input->by_stem);
 	return true;
 }
 
@@ -334,8 +406,8 @@ bool jobs_stem_candidate(const char *path, int i, char *stem, size_t path_max)
 static bool stem_taken(const struct jobs *jobs, const struct tree *tree, const struct input *input, const char *stem)
 {
 	char path[PATH_MAX], candidate[PATH_MAX];
-	for (struct input *other = jobs->inputs_by_stem[hash_text(stem, jobs->input_buckets)]; other;
-		other = other->next_stem) {
+	const struct table_link *chain = table_chain(&jobs->inputs_by_stem, table_hash_text(0, stem));
+	for (const struct input *other = of_stem(chain); other; other = of_stem(other->by_stem.next)) {
 		if (other == input || strcmp(other->stem, stem) != 0)
 			continue;
 		const struct tree_node *node = tree_find(tree, other->id);
@@ -373,18 +445,43 @@ bool jobs_claim_place(struct jobs *jobs, const struct tree *tree, struct input *
 
 struct result *jobs_result(const struct jobs *jobs, uint64_t id)
 {
-	struct result *result = jobs->results_by_id[hash_id(id, jobs->result_buckets)];
+	struct result *result = result_of_id(table_chain(&jobs->results_by_id, table_hash_id(id)));
 	while (result && result->id != id)
-		result = result->next_id;
+		result = result_of_id(result->by_id.next);
 	return result;
 }
 
 struct result *jobs_result_by_key(const struct jobs *jobs, const uint8_t *key, enum job_output output)
 {
-	struct result *result = jobs->results_by_key[hash_key(key, jobs->result_buckets)];
+	struct result *result = result_of_key(table_chain(&jobs->results_by_key, hash_key(key, output)));
 	while (result && (result->output != output || memcmp(result->key, key, JOBS_KEY_LEN) != 0))
-		result = result->next_key;
+		result = result_of_key(result->by_key.next);
 	return result;
+}
+
+/* In the table there is one of each key and kind, however many are equal. */
+static void add_by_key(struct jobs *jobs, struct result *result)
+{
+	struct result *first = jobs_result_by_key(jobs, result->key, result->output);
+	if (first) {
+		table_remove(&jobs->results_by_key, &first->by_key);
+		first->before = result;
+	}
+	result->after = first;
+	table_add(&jobs->results_by_key, &result->by_key);
+}
+
+static void remove_by_key(struct jobs *jobs, struct result *result)
+{
+	if (result->after)
+		result->after->before = result->before;
+	if (result->before) {
+		result->before->after = result->after;
+		return;
+	}
+	table_remove(&jobs->results_by_key, &result->by_key);
+	if (result->after)
+		table_add(&jobs->results_by_key, &result->after->by_key);
 }
 
 struct result *jobs_add_result(struct jobs *jobs, uint64_t id, uint64_t source, const uint8_t *key, unsigned output)
@@ -397,11 +494,8 @@ struct result *jobs_add_result(struct jobs *jobs, uint64_t id, uint64_t source, 
 	result->source = source;
 	memcpy(result->key, key, JOBS_KEY_LEN);
 	result->output = output;
-	struct result **by_id = &jobs->results_by_id[hash_id(id, jobs->result_buckets)];
-	struct result **by_key = &jobs->results_by_key[hash_key(key, jobs->result_buckets)];
-	result->next_id = *by_id;
-	result->next_key = *by_key;
-	*by_id = *by_key = result;
+	table_add(&jobs->results_by_id, &result->by_id);
+	add_by_key(jobs, result);
 	jobs->n_results++;
 	return result;
 }
@@ -411,14 +505,8 @@ void jobs_drop_result(struct jobs *jobs, uint64_t id)
 	struct result *result = jobs_result(jobs, id);
 	if (!result)
 		return;
-	struct result **at = &jobs->results_by_id[hash_id(id, jobs->result_buckets)];
-	while (*at != result)
-		at = &(*at)->next_id;
-	*at = result->next_id;
-	at = &jobs->results_by_key[hash_key(result->key, jobs->result_buckets)];
-	while (*at != result)
-		at = &(*at)->next_key;
-	*at = result->next_key;
+	table_remove(&jobs->results_by_id, &result->by_id);
+	remove_by_key(jobs, result);
 	jobs->n_results--;
 	free(result);
 }

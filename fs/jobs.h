@@ -13,52 +13,63 @@ enum { JOBS_KEY_LEN = 16, JOBS_POISON = 3 };
 
 enum input_state { INPUT_IDLE, INPUT_QUEUED, INPUT_RUNNING, INPUT_DONE, INPUT_FAILED };
 
+/* The order of the fields leaves no gaps, as in tree.h. */
 struct input {
-	uint64_t id;			    /* of its node */
-	struct input *next_id, *next_stem;  /* hash chains */
-	struct input_list *list;	    /* the queue, or the outcomes to publish; NULL: in neither */
-	struct input *before, *after;	    /* in list, by seq */
-	uint64_t seq;			    /* order of submission */
-	uint8_t key[JOBS_KEY_LEN];	    /* hash of the content and the effective options last submitted */
+	uint64_t id; /* of its node */
+	struct table_link by_id, by_stem;
+	struct input_list *list;      /* its user's in the queue, or among the outcomes to publish; NULL: in neither */
+	struct input *before, *after; /* in list, by seq */
+	uint64_t seq;		      /* order of submission */
+	uint8_t key[JOBS_KEY_LEN];    /* hash of the content and the effective options last submitted */
 	int64_t stamp_size, stamp_mtime_ns; /* of the content's file then: differs at a start = written since */
+	int64_t retry_ns;		    /* CLOCK_MONOTONIC: not to run before; not persisted */
+	char *stem;			    /* "d/a": its results are out/d/a.*; NULL: none yet */
+	char *error;			    /* one line; INPUT_FAILED */
 	struct job_options options;	    /* of that submission */
 	uint32_t uid;			    /* whose turn it uses */
-	uint8_t state;			    /* enum input_state */
-	uint8_t deaths;			    /* workers that died with it */
+	uint32_t failed_devices;	    /* which devices failed that had it: a set of workers.c; not persisted */
+	uint8_t device_failures;	    /* and how often; not persisted */
 	uint8_t storage_tries;		    /* how often the state disk was full; not persisted */
-	int64_t retry_ns;		    /* CLOCK_MONOTONIC: not to run before; not persisted */
-	uint8_t device_failures;	    /* how often a device failed that had it, and */
-	uint32_t failed_devices;	    /* which: a set of workers.c; not persisted */
-	bool early;	  /* submitted before its picture has settled: what comes of it is held until then */
-	bool restless;	  /* an early job was withdrawn: no other one until the picture has settled */
-	bool unpublished; /* done through results that exist, or failed, before it ran: the scheduler has to publish
-			     that */
-	char *stem;	  /* "d/a": its results are out/d/a.*; NULL: none yet */
-	char *error;	  /* one line; INPUT_FAILED */
+	uint8_t deaths;			    /* workers that died with it */
+	uint8_t state : 5;		    /* enum input_state */
+	bool early : 1;	      /* submitted before its picture has settled: what comes of it is held until then */
+	bool restless : 1;    /* an early job was withdrawn: no other one until the picture has settled */
+	bool unpublished : 1; /* done through results that exist, or failed, before it ran: the scheduler has to
+				 publish that */
 };
 
 /* A file in out/ that a job made. */
 struct result {
 	uint64_t id;	 /* of its node */
 	uint64_t source; /* id of the input */
-	int64_t size;	 /* of the file; 0: not known */
-	struct result *next_id, *next_key;
+	struct table_link by_id;
+	struct table_link by_key;      /* the first of those of one key and kind is in the table */
+	struct result *before, *after; /* of the same key and kind, the newest first */
 	uint8_t key[JOBS_KEY_LEN];
-	uint8_t output; /* enum job_output; JOB_OUTPUTS: an error file */
+	int64_t size : 56; /* of the file; 0: not known */
+	uint8_t output;	   /* enum job_output; JOB_OUTPUTS: an error file */
 };
 
+/* What a user has in a queue, by seq; never empty. */
 struct input_list {
+	struct input_queue *queue;
+	struct input_list *next; /* by uid */
 	struct input *first, *last;
-	long n;
+	uint32_t uid;
+};
+
+struct input_queue {
+	struct input_list *users;
+	struct input_list spare; /* of one user, and of all who come when there is no memory for a list of their own */
+	long n;			 /* inputs */
 };
 
 struct jobs {
-	struct input **inputs_by_id, **inputs_by_stem;
-	struct result **results_by_id, **results_by_key;
-	size_t n_inputs, input_buckets, n_results, result_buckets;
-	struct input_list queue;    /* INPUT_QUEUED */
-	struct input_list outcomes; /* unpublished */
-	long n_done, n_failed;	    /* since the daemon started */
+	struct table inputs_by_id, inputs_by_stem, results_by_id, results_by_key;
+	size_t n_inputs, n_results;
+	struct input_queue queue;    /* INPUT_QUEUED */
+	struct input_queue outcomes; /* unpublished */
+	long n_done, n_failed;	     /* since the daemon started */
 	uint64_t next_seq;
 	uint32_t last_uid, last_outcome_uid; /* who had the last turn in the queue, and among the outcomes */
 	bool loading; /* no lists yet: they are made by jobs_loaded, which is quicker than one at a time */
@@ -84,9 +95,12 @@ bool jobs_wants(const struct input *input, uint64_t seq);
 void jobs_set_state(struct jobs *jobs, struct input *input, enum input_state state, bool unpublished);
 /* A new submission: the next place in the order. */
 void jobs_enqueue(struct jobs *jobs, struct input *input);
-/* Whose turn it is: the oldest input of the next user, in a circle over the users who wait. NULL: none waits. */
+/* Whose turn it is: the oldest input of the next user that may run, in a circle over the users who wait. NULL: none does. It looks
+ * at no more than one of each user, and those that may not. */
 struct input *jobs_next(
 	struct jobs *jobs, bool (*may)(void *user, const struct input *input), void *user); /* may NULL: all may */
+/* All of the queue, user by user: the one after `input`, of which NULL gives the first. */
+struct input *jobs_each_queued(const struct jobs *jobs, const struct input *input);
 /* Outcomes in the order of their turns: the oldest of each user, in a circle that starts after last_outcome_uid, then the
  * second of each ... How many. */
 enum { JOBS_TURNS_MAX = 32 };
@@ -113,7 +127,7 @@ bool jobs_set_stem(struct jobs *jobs, struct input *input, const char *stem);
 bool jobs_stem_candidate(const char *path, int i, char *stem, size_t path_max);
 
 struct result *jobs_result(const struct jobs *jobs, uint64_t id);
-/* A result of this key and kind, or NULL. */
+/* The newest result of this key and kind, or NULL. */
 struct result *jobs_result_by_key(const struct jobs *jobs, const uint8_t *key, enum job_output output);
 struct result *jobs_add_result(struct jobs *jobs, uint64_t id, uint64_t source, const uint8_t *key, unsigned output);
 void jobs_drop_result(struct jobs *jobs, uint64_t id); /* nothing when there is none */

@@ -139,10 +139,12 @@ void journal_write_mark(struct journal *j, const struct journal_mark *mark)
 
 /* ---- Writing anew. ---- */
 
-void journal_image_add(struct bytes *image, const struct bytes *change)
+bool journal_image_add(void *to, const struct bytes *change)
 {
+	struct bytes *image = to;
 	image->failed |= change->failed || change->len > JOURNAL_CHANGE_MAX;
 	bytes_put_block(image, change->data, change->len);
+	return !image->failed;
 }
 
 static uint64_t new_id(void)
@@ -180,35 +182,68 @@ static bool flush(const struct journal_log *log, struct bytes *out)
 	return ok;
 }
 
-static int64_t framed_len(const struct bytes *image)
+/* Where facts go: at first they are only measured, as the head tells how long the log is that they make. */
+struct filling {
+	struct journal_log *log;
+	struct bytes *out;
+	int64_t measured;
+};
+
+static bool measure(void *to, const struct bytes *change)
 {
+	struct filling *f = to;
+	f->measured += change->len ? JOURNAL_FRAME_LEN + (int64_t)change->len : 0;
+	return !change->failed && change->len <= JOURNAL_CHANGE_MAX;
+}
+
+static bool fill(void *to, const struct bytes *change)
+{
+	struct filling *f = to;
+	if (change->len > 0)
+		put_frame(f->out, f->log, change->data, change->len);
+	return f->out->len < FLUSH_BYTES || flush(f->log, f->out);
+}
+
+bool journal_copy_open(int dir_fd, struct journal_log *copy)
+{
+	*copy = (struct journal_log){.id = new_id(),
+		.fd = openat(dir_fd, "journal.new", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)};
+	return copy->fd >= 0;
+}
+
+bool journal_copy_fill(struct journal_log *copy, const struct journal_facts *facts, struct bytes *buffer)
+{
+	struct filling f = {.log = copy, .out = buffer, .measured = JOURNAL_HEAD_LEN};
+	if (!facts->each(facts->facts, measure, &f)) {
+		errno = ENOMEM;
+		return false;
+	}
+	buffer->len = 0;
+	put_head(buffer, copy, f.measured);
+	return facts->each(facts->facts, fill, &f) && flush(copy, buffer) && fdatasync(copy->fd) == 0;
+}
+
+static bool each_of_image(const void *facts, journal_take_fn take, void *to)
+{
+	const struct bytes *image = facts;
 	struct reader r = {.data = image->data, .len = image->len};
-	int64_t total = JOURNAL_HEAD_LEN;
-	uint32_t len;
-	while (r.at < r.len && reader_block(&r, &len))
-		total += len ? JOURNAL_FRAME_LEN + len : 0;
-	return total;
+	bool ok = !image->failed;
+	while (ok && r.at < r.len) {
+		struct bytes change = {0};
+		uint32_t len;
+		change.data = (uint8_t *)reader_block(&r, &len);
+		change.len = len;
+		ok = take(to, &change);
+	}
+	return ok;
 }
 
 bool journal_copy_begin(int dir_fd, const struct bytes *image, struct journal_log *copy)
 {
-	*copy = (struct journal_log){.id = new_id(),
-		.fd = openat(dir_fd, "journal.new", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)};
-	if (copy->fd < 0)
-		return false;
 	struct bytes out = {0};
-	struct reader r = {.data = image->data, .len = image->len};
-	bool ok = !image->failed;
-	put_head(&out, copy, framed_len(image));
-	while (ok && r.at < r.len) {
-		uint32_t len;
-		const uint8_t *change = reader_block(&r, &len);
-		if (len > 0)
-			put_frame(&out, copy, change, len);
-		if (out.len >= FLUSH_BYTES)
-			ok = flush(copy, &out);
-	}
-	ok = ok && flush(copy, &out) && fdatasync(copy->fd) == 0;
+	if (!journal_copy_open(dir_fd, copy))
+		return false;
+	bool ok = journal_copy_fill(copy, &(struct journal_facts){each_of_image, image}, &out);
 	bytes_finish(&out);
 	if (!ok) {
 		int error = errno;

@@ -97,13 +97,24 @@ struct journal_mark {
 void journal_write_mark(struct journal *j, const struct journal_mark *mark);
 
 /* Writing anew in steps, of which only those marked L need the lock:
- *     L journal_image_add for every live fact; remember j->log as `from`
- *       journal_copy_begin   writes and syncs journal.new
+ *       journal_copy_open    makes journal.new
+ *     L remember j->log as `from`, and the facts as they are: in an image, or in a process of its own (compact.c)
+ *       journal_copy_fill    writes the facts to it and syncs it
  *     L journal_copy_tail    takes over what was appended meanwhile; j->copy = it: from now on changes go to both
  *       journal_copy_publish    syncs it and renames it over the log; journal_sync_dir
  *     L journal_copy_end     it is the log, of which base_len came from the image; the caller closes the old one's fd
  * journal_copy_tail, without the lock and repeated, makes the rest small. */
-void journal_image_add(struct bytes *image, const struct bytes *change);
+typedef bool (*journal_take_fn)(void *to, const struct bytes *change);
+struct journal_facts {
+	/* Gives every live fact to take, each time the same; ends, with false, where that gives false. */
+	bool (*each)(const void *facts, journal_take_fn take, void *to);
+	const void *facts;
+};
+enum { JOURNAL_BUFFER_BYTES = 3 << 20 }; /* with so much reserved journal_copy_fill needs no more memory */
+bool journal_copy_open(int dir_fd, struct journal_log *copy);
+bool journal_copy_fill(struct journal_log *copy, const struct journal_facts *facts, struct bytes *buffer);
+/* Both, from an image: all facts one after another, as journal_image_add, a journal_take_fn, puts them. */
+bool journal_image_add(void *image, const struct bytes *change);
 bool journal_copy_begin(int dir_fd, const struct bytes *image, struct journal_log *copy);
 bool journal_copy_tail(const struct journal_log *from, int64_t *at, int64_t until, struct journal_log *copy);
 bool journal_copy_publish(int dir_fd, const struct journal_log *copy);

@@ -400,17 +400,11 @@ enum change_fate record_apply(void *user, const uint8_t *change, size_t len)
 	return fate;
 }
 
-static void add_and_clear(struct bytes *image, struct bytes *change)
-{
-	journal_image_add(image, change);
-	change->len = 0;
-}
-
 /* The node after this one when parents come before their children; without recursion, as users make deep trees. */
 static const struct tree_node *next_node(const struct tree_node *node)
 {
 	if (S_ISDIR(node->mode) && node->n_children > 0)
-		return node->children[0];
+		return tree_next_child(node, 0);
 	for (; node->parent; node = node->parent) {
 		const struct tree_node *next = tree_next_child(node->parent, node->id);
 		if (next)
@@ -425,27 +419,42 @@ int64_t record_live_bytes(const struct tree *tree, const struct jobs *jobs)
 	return (int64_t)tree->text_bytes + NODE * tree->n_nodes + INPUT * jobs->n_inputs + RESULT * jobs->n_results;
 }
 
+static void record_facts(const struct record_source *source, const struct tree_node *node)
+{
+	const struct input *input = jobs_find(source->jobs, node->id);
+	const struct result *result = jobs_result(source->jobs, node->id);
+	source->change->len = 0;
+	record_node(source->change, node, node->parent->id, node->name);
+	if (node->xattrs)
+		record_xattrs(source->change, node);
+	if (input)
+		record_input(source->change, input);
+	if (result)
+		record_result(source->change, result);
+}
+
+bool record_each(const void *facts, journal_take_fn take, void *to)
+{
+	const struct record_source *source = facts;
+	source->change->len = 0;
+	record_next_id(source->change, source->id_limit);
+	record_config(source->change, source->config);
+	bool ok = take(to, source->change);
+	const struct tree_node *node = tree_find(source->tree, TREE_ROOT);
+	while (ok && (node = next_node(node))) {
+		if (node->id == TREE_LOST && node->n_children == 0)
+			continue; /* it is there only when something is in it */
+		record_facts(source, node);
+		ok = take(to, source->change);
+	}
+	return ok;
+}
+
 void record_all(struct bytes *image, const struct tree *tree, const struct jobs *jobs, const struct job_options *config,
 	uint64_t id_limit)
 {
 	struct bytes change = {0};
-	record_next_id(&change, id_limit);
-	record_config(&change, config);
-	add_and_clear(image, &change);
-	const struct tree_node *node = tree_find(tree, TREE_ROOT);
-	while ((node = next_node(node))) {
-		if (node->id == TREE_LOST && node->n_children == 0)
-			continue; /* it is there only when something is in it */
-		record_node(&change, node, node->parent->id, node->name);
-		if (node->xattrs)
-			record_xattrs(&change, node);
-		const struct input *input = jobs_find(jobs, node->id);
-		if (input)
-			record_input(&change, input);
-		const struct result *result = jobs_result(jobs, node->id);
-		if (result)
-			record_result(&change, result);
-		add_and_clear(image, &change);
-	}
+	struct record_source source = {tree, jobs, config, id_limit, &change};
+	record_each(&source, journal_image_add, image);
 	bytes_finish(&change);
 }

@@ -35,7 +35,17 @@ struct record_target {
 /* A journal_apply_fn; user is a struct record_target. */
 enum change_fate record_apply(void *user, const uint8_t *change, size_t len);
 
-/* Everything, for journal_copy_begin. id_limit: as of record_next_id. */
+/* Everything, change by change, parents before their children; id_limit: as of record_next_id. */
+struct record_source {
+	const struct tree *tree;
+	const struct jobs *jobs;
+	const struct job_options *config;
+	uint64_t id_limit;
+	struct bytes *change; /* a buffer for it */
+};
+/* For struct journal_facts, of which a struct record_source is the facts. */
+bool record_each(const void *source, journal_take_fn take, void *to);
+/* The same as an image. */
 void record_all(struct bytes *image, const struct tree *tree, const struct jobs *jobs, const struct job_options *config,
 	uint64_t id_limit);
 /* About how long the log of that is. */

@@ -7,7 +7,7 @@
  * the bytes that it got by replacing others, and the bytes of a name go when the journal has let go of it. */
 #include "sync.h"
 
-#include "record.h"
+#include "compact.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { GATHER_MS = 200, RETRY_MS = 5000, OPEN_AT_ONCE = 256 };
+enum { GATHER_MS = 200, OPEN_AT_ONCE = 256 };
 
 struct waiter {
 	struct waiter *next;
@@ -294,85 +294,6 @@ static void sync_group(struct fs *fs, struct group *group)
 	free(group->removed.items);
 }
 
-/* Enough of it says nothing any more; or it must be, because a sync of it has failed. */
-static bool wants_writing_anew(const struct fs *fs)
-{
-	enum { MIN_BYTES = 4 << 20 };
-	const struct journal *j = &fs->journal;
-	int64_t garbage = j->log.len - record_live_bytes(&fs->tree, &fs->jobs);
-	return j->broken ||
-	       (garbage > MIN_BYTES && garbage > j->log.len / 2 && j->log.len > j->base_len + j->base_len / 2);
-}
-
-/* Give the new log what was appended since `from`: most of it without the lock. False: it has failed. */
-static bool catch_up(struct fs *fs, struct journal_log *from, struct journal_log *copy)
-{
-	enum { SMALL = 1 << 16 };
-	int64_t at = from->len;
-	bool ok = true;
-	for (int i = 0; ok && i < 8; i++) {
-		pthread_mutex_lock(&fs->lock);
-		int64_t until = fs->journal.log.len;
-		pthread_mutex_unlock(&fs->lock);
-		if (until - at < SMALL)
-			break;
-		ok = journal_copy_tail(from, &at, until, copy);
-	}
-	ok = ok && fdatasync(copy->fd) == 0;
-	pthread_mutex_lock(&fs->lock);
-	ok = ok && journal_copy_tail(from, &at, fs->journal.log.len, copy);
-	if (ok)
-		fs->journal.copy = *copy;
-	pthread_mutex_unlock(&fs->lock);
-	return ok;
-}
-
-/* The new log takes the place of the old one, which has got every change until then. Once it has the name there is no way back. */
-static bool take_over(struct fs *fs, const struct journal_log *copy, int64_t base_len)
-{
-	bool renamed = journal_copy_publish(fs->state.dir_fd, copy);
-	int error = renamed && !journal_sync_dir(fs->state.dir_fd) ? errno : 0, close_fd = copy->fd;
-	pthread_mutex_lock(&fs->lock);
-	if (renamed) {
-		close_fd = journal_copy_end(&fs->journal, base_len);
-		fs->journal.broken = error;
-	} else {
-		fs->journal.copy.fd = -1;
-	}
-	pthread_mutex_unlock(&fs->lock);
-	close(close_fd);
-	return renamed && !error;
-}
-
-/* False: not wanted, or it failed and is tried again with a later group. */
-static bool write_anew(struct fs *fs)
-{
-	struct bytes image = {0};
-	struct journal_log from = {0}, copy;
-	pthread_mutex_lock(&fs->lock);
-	bool wanted = wants_writing_anew(fs), broken = fs->journal.broken;
-	if (wanted) {
-		record_all(&image, &fs->tree, &fs->jobs, &fs->config, fs->id_limit);
-		from = fs->journal.log;
-	}
-	pthread_mutex_unlock(&fs->lock);
-	if (!wanted)
-		return false;
-	bool ok = !image.failed && journal_copy_begin(fs->state.dir_fd, &image, &copy);
-	int64_t base_len = ok ? copy.len : 0;
-	bytes_finish(&image);
-	if (ok && !(ok = catch_up(fs, &from, &copy)))
-		close(copy.fd);
-	ok = ok && take_over(fs, &copy, base_len);
-	if (!ok) {
-		fs_log("cannot write the journal anew: %s", strerror(errno)); /* no memory or no space */
-		unlinkat(fs->state.dir_fd, "journal.new", 0);
-	} else if (broken) {
-		fs_log("the journal could not be synced and has been written anew: changes are taken again");
-	}
-	return ok;
-}
-
 static struct timespec in_ms(int ms)
 {
 	struct timespec at;
@@ -383,18 +304,19 @@ static struct timespec in_ms(int ms)
 	return at;
 }
 
-/* The next group, once there is one; what nobody waits for waits for company. False: nothing left and asked to stop. */
-static bool take_group(struct sync_thread *sync, struct group *group, bool broken)
+/* The next group, once there is one; what nobody waits for waits for company. again_ms: an empty one after so long; 0: never.
+ * False: nothing left and asked to stop. */
+static bool take_group(struct sync_thread *sync, struct group *group, int again_ms)
 {
 	pthread_mutex_lock(&sync->lock);
-	struct timespec again = in_ms(RETRY_MS);
+	struct timespec again = in_ms(again_ms);
 	while (!sync->next.any && !sync->stop)
-		if (!broken)
+		if (!again_ms)
 			pthread_cond_wait(&sync->wake, &sync->lock);
 		else if (pthread_cond_timedwait(&sync->wake, &sync->lock, &again) == ETIMEDOUT)
 			break;
-	struct timespec until = in_ms(GATHER_MS);
-	while (!sync->next.waiters && !sync->stop)
+	struct timespec until = in_ms(again_ms && again_ms < GATHER_MS ? again_ms : GATHER_MS);
+	while (sync->next.any && !sync->next.waiters && !sync->stop)
 		if (pthread_cond_timedwait(&sync->wake, &sync->lock, &until) == ETIMEDOUT)
 			break;
 	bool go_on = sync->next.any || !sync->stop;
@@ -408,17 +330,15 @@ static bool take_group(struct sync_thread *sync, struct group *group, bool broke
 static void *run(void *user)
 {
 	struct fs *fs = user;
+	struct compaction compaction = {0};
 	struct group group;
-	bool broken = false;
-	while (take_group(fs->sync, &group, broken)) {
-		sync_group(fs, &group);
-		for (int i = 0; i < 4 && write_anew(fs);
-			i++) /* what was appended meanwhile may be mostly garbage, too */
-			;
-		pthread_mutex_lock(&fs->lock);
-		broken = fs->journal.broken;
-		pthread_mutex_unlock(&fs->lock);
+	int again_ms = 0;
+	while (take_group(fs->sync, &group, again_ms)) {
+		if (group.any || group.removed.n > 0)
+			sync_group(fs, &group);
+		again_ms = compact_step(&compaction, fs);
 	}
+	compact_stop(&compaction, fs);
 	return NULL;
 }
 

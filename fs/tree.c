@@ -1,4 +1,4 @@
-/* tree.c - the nodes of the mount: two hash tables and sorted child lists. See tree.h. */
+/* tree.c - the nodes of the mount: two hash tables, and the children of each folder in order. See tree.h. */
 #include "tree.h"
 
 #include <assert.h>
@@ -7,78 +7,25 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static size_t hash_id(uint64_t id)
+static struct tree_node *of_id(const struct table_link *link)
 {
-	return (size_t)((id * 0x9e3779b97f4a7c15u) >> 20);
+	return link ? TABLE_ENTRY(link, struct tree_node, by_id) : NULL;
 }
 
-/* FNV-1a over the name, started from the folder's id. */
-static size_t hash_name(uint64_t parent, const char *name)
+static struct tree_node *of_name(const struct table_link *link)
 {
-	uint64_t h = 0xcbf29ce484222325u ^ parent * 0x9e3779b97f4a7c15u;
-	for (; *name; name++)
-		h = (h ^ (unsigned char)*name) * 0x100000001b3u;
-	return (size_t)(h ^ h >> 29);
+	return link ? TABLE_ENTRY(link, struct tree_node, by_name) : NULL;
 }
 
-static struct tree_node **id_bucket(const struct tree *tree, uint64_t id)
+static size_t hash_by_id(const struct table_link *link)
 {
-	return &tree->by_id[hash_id(id) & (tree->n_buckets - 1)];
+	return table_hash_id(of_id(link)->id);
 }
 
-static struct tree_node **name_bucket(const struct tree *tree, uint64_t parent, const char *name)
+static size_t hash_by_name(const struct table_link *link)
 {
-	return &tree->by_name[hash_name(parent, name) & (tree->n_buckets - 1)];
-}
-
-static void insert_id(struct tree *tree, struct tree_node *node)
-{
-	struct tree_node **bucket = id_bucket(tree, node->id);
-	node->next_id = *bucket;
-	*bucket = node;
-}
-
-static void insert_name(struct tree *tree, struct tree_node *node)
-{
-	struct tree_node **bucket = name_bucket(tree, node->parent->id, node->name);
-	node->next_name = *bucket;
-	*bucket = node;
-}
-
-static void remove_name(struct tree *tree, struct tree_node *node)
-{
-	struct tree_node **at = name_bucket(tree, node->parent->id, node->name);
-	while (*at != node)
-		at = &(*at)->next_name;
-	*at = node->next_name;
-}
-
-/* Double the tables when they are full. Without memory they only get slower. */
-static void grow(struct tree *tree)
-{
-	if (tree->n_nodes < tree->n_buckets)
-		return;
-	size_t old_n = tree->n_buckets;
-	struct tree_node **old = tree->by_id;
-	struct tree_node **by_id = calloc(2 * old_n, sizeof *by_id), **by_name = calloc(2 * old_n, sizeof *by_name);
-	if (!by_id || !by_name) {
-		free(by_id);
-		free(by_name);
-		return;
-	}
-	free(tree->by_name);
-	tree->by_id = by_id;
-	tree->by_name = by_name;
-	tree->n_buckets = 2 * old_n;
-	for (size_t i = 0; i < old_n; i++) {
-		for (struct tree_node *node = old[i], *next; node; node = next) {
-			next = node->next_id;
-			insert_id(tree, node);
-			if (node->parent)
-				insert_name(tree, node);
-		}
-	}
-	free(old);
+	const struct tree_node *node = of_name(link);
+	return table_hash_text(node->parent->id, node->name);
 }
 
 static struct tree_node *add_fixed(struct tree *tree, uint64_t id, const char *name, uint32_t mode,
@@ -95,10 +42,8 @@ static struct tree_node *add_fixed(struct tree *tree, uint64_t id, const char *n
 
 bool tree_init(struct tree *tree, uint32_t uid, uint32_t gid, bool shared, int64_t now_ns)
 {
-	*tree = (struct tree){.n_buckets = 1024, .next_id = TREE_FIRST_ID};
-	tree->by_id = calloc(tree->n_buckets, sizeof *tree->by_id);
-	tree->by_name = calloc(tree->n_buckets, sizeof *tree->by_name);
-	if (!tree->by_id || !tree->by_name) {
+	*tree = (struct tree){.next_id = TREE_FIRST_ID};
+	if (!table_init(&tree->by_id, hash_by_id) || !table_init(&tree->by_name, hash_by_name)) {
 		tree_finish(tree);
 		return false;
 	}
@@ -123,10 +68,13 @@ static size_t target_len(const struct tree_node *node)
 
 static void free_node(struct tree_node *node)
 {
-	if (S_ISDIR(node->mode))
-		free(node->children);
-	else if (S_ISLNK(node->mode))
+	if (S_ISDIR(node->mode)) {
+		for (uint32_t i = 0; i < node->n_chunks; i++)
+			free(node->chunks[i]);
+		free(node->chunks);
+	} else if (S_ISLNK(node->mode)) {
 		free(node->target);
+	}
 	free(node->name);
 	free(node->xattrs);
 	free(node);
@@ -134,14 +82,12 @@ static void free_node(struct tree_node *node)
 
 void tree_finish(struct tree *tree)
 {
-	for (size_t i = 0; tree->by_id && i < tree->n_buckets; i++) {
-		for (struct tree_node *node = tree->by_id[i], *next; node; node = next) {
-			next = node->next_id;
-			free_node(node);
-		}
+	for (struct tree_node *node = tree_each(tree, NULL), *next; node; node = next) {
+		next = tree_each(tree, node);
+		free_node(node);
 	}
-	free(tree->by_id);
-	free(tree->by_name);
+	table_finish(&tree->by_id);
+	table_finish(&tree->by_name);
 	*tree = (struct tree){0};
 }
 
@@ -160,18 +106,23 @@ void tree_set_target(struct tree *tree, struct tree_node *node, char *target)
 
 struct tree_node *tree_find(const struct tree *tree, uint64_t id)
 {
-	struct tree_node *node = *id_bucket(tree, id);
+	struct tree_node *node = of_id(table_chain(&tree->by_id, table_hash_id(id)));
 	while (node && node->id != id)
-		node = node->next_id;
+		node = of_id(node->by_id.next);
 	return node;
 }
 
 struct tree_node *tree_lookup(const struct tree *tree, const struct tree_node *parent, const char *name)
 {
-	struct tree_node *node = *name_bucket(tree, parent->id, name);
+	struct tree_node *node = of_name(table_chain(&tree->by_name, table_hash_text(parent->id, name)));
 	while (node && (node->parent != parent || strcmp(node->name, name) != 0))
-		node = node->next_name;
+		node = of_name(node->by_name.next);
 	return node;
+}
+
+struct tree_node *tree_each(const struct tree *tree, const struct tree_node *node)
+{
+	return of_id(table_next(&tree->by_id, node ? &node->by_id : NULL));
 }
 
 struct tree_node *tree_new(struct tree *tree, uint64_t id, uint32_t mode, uint32_t uid, uint32_t gid, int64_t now_ns)
@@ -190,19 +141,41 @@ struct tree_node *tree_new(struct tree *tree, uint64_t id, uint32_t mode, uint32
 	node->atime_ns = node->mtime_ns = node->ctime_ns = now_ns;
 	if (S_ISREG(mode))
 		node->fd = -1;
-	grow(tree);
-	insert_id(tree, node);
+	table_add(&tree->by_id, &node->by_id);
 	tree->n_nodes++;
 	return node;
 }
 
-/* Index of the first child with an id above `after`. */
-static uint32_t child_index(const struct tree_node *dir, uint64_t after)
+/* ---- Children: by ascending id, as a readdir cookie is an id, in chunks that are short enough to move, none of them empty. ---- */
+
+enum { CHUNK_MAX = 256 };
+
+struct tree_chunk {
+	uint32_t n, cap;
+	struct tree_node *nodes[];
+};
+
+/* Of the chunk in which an id is or belongs. */
+static uint32_t chunk_index(const struct tree_node *dir, uint64_t id)
 {
-	uint32_t low = 0, high = dir->n_children;
+	uint32_t low = 0, high = dir->n_chunks;
+	while (high - low > 1) {
+		uint32_t middle = low + (high - low) / 2;
+		if (dir->chunks[middle]->nodes[0]->id <= id)
+			low = middle;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* Of the first child in the chunk with an id above `after`. */
+static uint32_t child_index(const struct tree_chunk *chunk, uint64_t after)
+{
+	uint32_t low = 0, high = chunk->n;
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
-		if (dir->children[middle]->id <= after)
+		if (chunk->nodes[middle]->id <= after)
 			low = middle + 1;
 		else
 			high = middle;
@@ -210,60 +183,140 @@ static uint32_t child_index(const struct tree_node *dir, uint64_t after)
 	return low;
 }
 
-static bool reserve_child(struct tree_node *dir)
+static struct tree_chunk *resize_chunk(struct tree_chunk *chunk, uint32_t cap)
 {
-	if (dir->n_children < dir->cap_children)
-		return true;
-	uint32_t cap = dir->cap_children ? 2 * dir->cap_children : 4;
-	struct tree_node **children = realloc(dir->children, cap * sizeof *children);
-	if (!children)
-		return false;
-	dir->children = children;
-	dir->cap_children = cap;
-	return true;
+	struct tree_chunk *resized = realloc(chunk, sizeof *chunk + cap * sizeof *chunk->nodes);
+	if (!resized)
+		return NULL;
+	resized->n = chunk ? resized->n : 0;
+	resized->cap = cap;
+	return resized;
 }
 
-static void add_child(struct tree_node *dir, struct tree_node *node)
+/* A new chunk there. There is room for as many as the next power of two. */
+static struct tree_chunk *insert_chunk(struct tree_node *dir, uint32_t at, uint32_t cap)
 {
-	uint32_t at = child_index(dir, node->id);
-	memmove(dir->children + at + 1, dir->children + at, (dir->n_children - at) * sizeof *dir->children);
-	dir->children[at] = node;
+	struct tree_chunk *chunk = resize_chunk(NULL, cap);
+	if (chunk && (dir->n_chunks & (dir->n_chunks - 1)) == 0) {
+		size_t room = dir->n_chunks ? 2 * (size_t)dir->n_chunks : 1;
+		struct tree_chunk **chunks = realloc(dir->chunks, room * sizeof *chunks);
+		if (!chunks) {
+			free(chunk);
+			return NULL;
+		}
+		dir->chunks = chunks;
+	}
+	if (!chunk)
+		return NULL;
+	memmove(dir->chunks + at + 1, dir->chunks + at, (dir->n_chunks - at) * sizeof *dir->chunks);
+	dir->chunks[at] = chunk;
+	dir->n_chunks++;
+	return chunk;
+}
+
+/* The chunk that takes a child of this id, with room for it; it may be empty until then. NULL: out of memory. */
+static struct tree_chunk *make_room(struct tree_node *dir, uint64_t id)
+{
+	if (dir->n_chunks == 0)
+		return insert_chunk(dir, 0, 4);
+	uint32_t at = chunk_index(dir, id);
+	struct tree_chunk *chunk = dir->chunks[at];
+	if (chunk->n < chunk->cap)
+		return chunk;
+	if (chunk->cap < CHUNK_MAX) {
+		chunk = resize_chunk(chunk, 2 * chunk->cap);
+		dir->chunks[at] = chunk ? chunk : dir->chunks[at];
+		return chunk;
+	}
+	if (at == dir->n_chunks - 1 && chunk->nodes[chunk->n - 1]->id < id) /* new ids come last: full chunks */
+		return insert_chunk(dir, at + 1, CHUNK_MAX);
+	struct tree_chunk *upper = insert_chunk(dir, at + 1, CHUNK_MAX);
+	if (!upper)
+		return NULL;
+	upper->n = CHUNK_MAX / 2;
+	chunk->n -= upper->n;
+	memcpy(upper->nodes, chunk->nodes + chunk->n, upper->n * sizeof *upper->nodes);
+	return upper->nodes[0]->id < id ? upper : chunk;
+}
+
+static void add_child(struct tree_node *dir, struct tree_chunk *chunk, struct tree_node *node)
+{
+	uint32_t at = child_index(chunk, node->id);
+	memmove(chunk->nodes + at + 1, chunk->nodes + at, (chunk->n - at) * sizeof *chunk->nodes);
+	chunk->nodes[at] = node;
+	chunk->n++;
 	dir->n_children++;
+}
+
+static void remove_chunk(struct tree_node *dir, uint32_t at)
+{
+	free(dir->chunks[at]);
+	dir->n_chunks--;
+	memmove(dir->chunks + at, dir->chunks + at + 1, (dir->n_chunks - at) * sizeof *dir->chunks);
 }
 
 static void remove_child(struct tree_node *dir, struct tree_node *node)
 {
-	uint32_t at = child_index(dir, node->id - 1);
-	assert(at < dir->n_children && dir->children[at] == node);
+	uint32_t index = chunk_index(dir, node->id);
+	struct tree_chunk *chunk = dir->chunks[index],
+			  *next = index + 1 < dir->n_chunks ? dir->chunks[index + 1] : NULL;
+	uint32_t at = child_index(chunk, node->id - 1);
+	assert(at < chunk->n && chunk->nodes[at] == node);
 	dir->n_children--;
-	memmove(dir->children + at, dir->children + at + 1, (dir->n_children - at) * sizeof *dir->children);
+	chunk->n--;
+	memmove(chunk->nodes + at, chunk->nodes + at + 1, (chunk->n - at) * sizeof *chunk->nodes);
+	if (chunk->n == 0) {
+		remove_chunk(dir, index);
+	} else if (next && chunk->n + next->n <= CHUNK_MAX / 2 && chunk->n + next->n <= chunk->cap) {
+		memcpy(chunk->nodes + chunk->n, next->nodes, next->n * sizeof *next->nodes);
+		chunk->n += next->n;
+		remove_chunk(dir, index + 1);
+	}
 }
+
+struct tree_node *tree_next_child(const struct tree_node *dir, uint64_t after)
+{
+	if (dir->n_chunks == 0)
+		return NULL;
+	uint32_t index = chunk_index(dir, after);
+	const struct tree_chunk *chunk = dir->chunks[index];
+	uint32_t at = child_index(chunk, after);
+	if (at < chunk->n)
+		return chunk->nodes[at];
+	return index + 1 < dir->n_chunks ? dir->chunks[index + 1]->nodes[0] : NULL;
+}
+
+/* ---- Names. ---- */
 
 static void take_name(struct tree *tree, struct tree_node *node)
 {
-	remove_name(tree, node);
-	remove_child(node->parent, node);
+	table_remove(&tree->by_name, &node->by_name);
 	tree->text_bytes -= strlen(node->name);
 	free(node->name);
 	node->name = NULL;
-	node->parent = NULL;
 }
 
 bool tree_link(struct tree *tree, struct tree_node *node, struct tree_node *parent, const char *name)
 {
+	struct tree_node *old = node->parent;
 	char *copy = strdup(name);
-	if (!copy || !reserve_child(parent)) {
+	struct tree_chunk *room = copy && parent != old ? make_room(parent, node->id) : NULL;
+	if (!copy || (parent != old && !room)) {
 		free(copy);
 		return false;
 	}
-	if (node->parent)
+	if (old)
 		take_name(tree, node);
+	if (parent != old) {
+		if (old)
+			remove_child(old, node);
+		add_child(parent, room, node);
+	}
 	node->parent = parent;
 	node->name = copy;
 	tree->text_bytes += strlen(copy);
 	node->area = parent->area;
-	insert_name(tree, node);
-	add_child(parent, node);
+	table_add(&tree->by_name, &node->by_name);
 	return true;
 }
 
@@ -271,26 +324,19 @@ void tree_unlink(struct tree *tree, struct tree_node *node)
 {
 	assert(node->parent && (!S_ISDIR(node->mode) || node->n_children == 0));
 	take_name(tree, node);
+	remove_child(node->parent, node);
+	node->parent = NULL;
 }
 
 bool tree_drop_unused(struct tree *tree, struct tree_node *node)
 {
 	if (node->parent || node->id == TREE_ROOT || node->lookups > 0 || (S_ISREG(node->mode) && node->n_open > 0))
 		return false;
-	struct tree_node **at = id_bucket(tree, node->id);
-	while (*at != node)
-		at = &(*at)->next_id;
-	*at = node->next_id;
+	table_remove(&tree->by_id, &node->by_id);
 	tree->n_nodes--;
 	tree->text_bytes -= node->xattrs_len + target_len(node);
 	free_node(node);
 	return true;
-}
-
-struct tree_node *tree_next_child(const struct tree_node *dir, uint64_t after)
-{
-	uint32_t at = child_index(dir, after);
-	return at < dir->n_children ? dir->children[at] : NULL;
 }
 
 bool tree_is_inside(const struct tree_node *node, const struct tree_node *dir)

@@ -6,6 +6,8 @@
 #ifndef TREE_H
 #define TREE_H
 
+#include "table.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -29,48 +31,50 @@ enum tree_area { AREA_TOP, AREA_IN, AREA_OUT, AREA_LOST };
 
 enum { TREE_NAME_MAX = 255, TREE_XATTR_MAX = 65536 };
 
+struct tree_chunk; /* of a folder's children: tree.c */
+
+/* Nearly all memory goes into these: the order of the fields leaves no gaps. */
 struct tree_node {
 	uint64_t id;
-	struct tree_node *parent;	       /* NULL: the root, or no name */
-	char *name;			       /* NULL with parent NULL */
-	struct tree_node *next_id, *next_name; /* hash chains */
+	struct tree_node *parent; /* NULL: the root, or no name */
+	char *name;		  /* NULL with parent NULL */
+	struct table_link by_id, by_name;
 	union {
-		struct {			     /* folders */
-			struct tree_node **children; /* by ascending id: a readdir cookie is an id */
-			uint32_t n_children, cap_children;
+		struct { /* folders */
+			struct tree_chunk **chunks;
+			uint32_t n_chunks, n_children;
 		};
 		char *target;		    /* symlinks */
 		struct {		    /* files */
 			int fd;		    /* content, open while n_open > 0, else -1 */
 			uint32_t n_open;    /* handles */
 			uint32_t n_writers; /* handles that may write */
+			uint32_t version;   /* counts the changes of the content */
 		};
 	};
 	int64_t size;
 	int64_t atime_ns, mtime_ns, ctime_ns; /* CLOCK_REALTIME */
 	int64_t content_ns;		      /* mtime of the content's file when the journal last told of the node */
+	int64_t write_ns, release_ns;	      /* CLOCK_MONOTONIC of the last write and of the last writer's release */
+	int64_t due_ns;			      /* CLOCK_MONOTONIC: when ingest looks at it; 0: not waiting */
 	uint32_t mode, uid, gid;
-	uint8_t area;		      /* enum tree_area */
-	bool unseen;		      /* its content has not been looked at since the start (contents.h) */
-	bool unsized;		      /* and the journal does not know its size */
-	bool missing;		      /* its content is gone */
-	bool busy;		      /* somebody is at its content without the lock (files.c) */
-	bool dirty;		      /* written since the last job was made of it */
-	bool flush_seen;	      /* what wrote last has sent a FLUSH: not an NFS server */
-	bool synced;		      /* an FSYNC came after the last write */
-	bool served;		      /* and through a handle that wrote nothing: an NFS server's */
-	int32_t sync_error;	      /* errno of a sync of the content that nobody has been told of */
-	uint32_t version;	      /* counts the changes of the content */
-	uint64_t lookups;	      /* what the kernel will FORGET */
-	int64_t write_ns, release_ns; /* CLOCK_MONOTONIC of the last write and of the last writer's release */
-	int64_t due_ns;		      /* CLOCK_MONOTONIC: when ingest looks at it; 0: not waiting */
-	char *xattrs;		      /* packed, see tree_xattr_get; NULL: none */
 	uint32_t xattrs_len;
+	char *xattrs;	       /* packed, see tree_xattr_get; NULL: none */
+	uint64_t lookups : 46; /* what the kernel will FORGET */
+	uint8_t area : 2;      /* enum tree_area */
+	bool unseen : 1;       /* its content has not been looked at since the start (contents.h) */
+	bool unsized : 1;      /* and the journal does not know its size */
+	bool missing : 1;      /* its content is gone */
+	bool busy : 1;	       /* somebody is at its content without the lock (files.c) */
+	bool dirty : 1;	       /* written since the last job was made of it */
+	bool flush_seen : 1;   /* what wrote last has sent a FLUSH: not an NFS server */
+	bool synced : 1;       /* an FSYNC came after the last write */
+	bool served : 1;       /* and through a handle that wrote nothing: an NFS server's */
+	uint8_t sync_error;    /* errno of a sync of the content that nobody has been told of */
 };
 
 struct tree {
-	struct tree_node **by_id, **by_name;
-	size_t n_buckets; /* a power of two */
+	struct table by_id, by_name;
 	size_t n_nodes;
 	size_t text_bytes; /* of names, targets and extended attributes */
 	uint64_t next_id;
@@ -85,6 +89,8 @@ struct tree_node *tree_lost(struct tree *tree);
 
 struct tree_node *tree_find(const struct tree *tree, uint64_t id);
 struct tree_node *tree_lookup(const struct tree *tree, const struct tree_node *parent, const char *name);
+/* All nodes, in no order: the one after `node`, of which NULL gives the first. */
+struct tree_node *tree_each(const struct tree *tree, const struct tree_node *node);
 
 /* A node without a name yet; id 0 takes the next one. NULL: out of memory, or the id exists. */
 struct tree_node *tree_new(struct tree *tree, uint64_t id, uint32_t mode, uint32_t uid, uint32_t gid, int64_t now_ns);

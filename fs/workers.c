@@ -174,9 +174,9 @@ bool workers_need_cpu(const struct workers *w, const struct jobs *jobs)
 {
 	if (!is_auto(w) || !(w->spread || w->some_bad))
 		return false;
-	const struct input *input = jobs->queue.first;
+	const struct input *input = jobs_each_queued(jobs, NULL);
 	while (input && (a_device_may(w, input) || input->failed_devices & 1))
-		input = w->some_bad ? input->after : NULL; /* else one is like another */
+		input = w->some_bad ? jobs_each_queued(jobs, input) : NULL; /* else one is like another */
 	return input != NULL;
 }
 

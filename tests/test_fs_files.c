@@ -1,5 +1,6 @@
 /* test_fs_files.c - files below FUSE, in a state directory of its own: what becomes of one that is gone, of the job of one that is
  * written again, and of all of them at the next start, after a crash, and when a sync fails. */
+#include "compact.h"
 #include "contents.h"
 #include "files.h"
 #include "fs.h"
@@ -12,6 +13,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static const struct options options = {.max_bytes = 1 << 20};
@@ -269,6 +271,94 @@ Test(files, a_journal_that_cannot_be_synced, .timeout = 30)
 	look_up(TREE_IN, "before");
 	look_up(TREE_IN, "meanwhile");
 	look_up(TREE_IN, "after");
+}
+
+static void make_garbage(void)
+{
+	struct stat st;
+	char names[2][TREE_NAME_MAX + 1] = {"x"};
+	memset(names[1], 'y', TREE_NAME_MAX);
+	cr_assert_eq(names_mkdir(&fs, &caller, TREE_IN, names[0], 0755, &st), 0);
+	for (int i = 0; i < 40000; i++)
+		cr_assert_eq(names_rename(&fs, &caller, TREE_IN, names[i % 2], TREE_IN, names[(i + 1) % 2], 0), 0);
+}
+
+/* A child is at it when a sync of the log fails: what was appended since it began cannot be read there any more. */
+static void break_under_way(struct compaction *c)
+{
+	struct stat st;
+	char nothing[4096] = {0};
+	make_garbage();
+	cr_assert_gt(compact_step(c, &fs), 0);
+	cr_assert_neq(c->child, 0);
+	cr_assert_eq(names_mkdir(&fs, &caller, TREE_IN, "meanwhile", 0755, &st), 0);
+	cr_assert_eq(fs.journal.log.seq, c->from.seq + 1);
+	int64_t change = c->from.len + JOURNAL_FRAME_LEN;
+	cr_assert_gt(pwrite(fs.journal.log.fd, nothing, fs.journal.log.len - change, change), 0);
+	fs.journal.broken = EIO;
+}
+
+Test(files, a_sync_fails_while_the_journal_is_written_anew, .timeout = 30)
+{
+	struct compaction c = {0};
+	break_under_way(&c);
+	while (compact_step(&c, &fs))
+		usleep(1000);
+	cr_assert_eq(fs.journal.broken, 0);
+	compact_stop(&c, &fs);
+	start_again(true);
+	cr_assert_not(fs.recovery.damaged);
+	look_up(TREE_IN, "meanwhile");
+}
+
+Test(files, a_sync_fails_at_the_end, .timeout = 30)
+{
+	struct compaction c = {0};
+	break_under_way(&c);
+	compact_stop(&c, &fs);
+	cr_assert_eq(fs.journal.broken, 0);
+	start_again(true);
+	cr_assert_not(fs.recovery.damaged);
+	look_up(TREE_IN, "meanwhile");
+}
+
+/* By a child, while changes go on: none is lost, and the start after it finds them all. */
+Test(files, the_journal_is_written_anew_meanwhile, .timeout = 60)
+{
+	struct error err;
+	struct stat st;
+	char names[2][TREE_NAME_MAX + 1], text[32];
+	for (int i = 0; i < 2; i++) {
+		memset(names[i], 'a' + i, TREE_NAME_MAX);
+		names[i][TREE_NAME_MAX] = '\0';
+	}
+	cr_assert_eq(names_mkdir(&fs, &caller, TREE_IN, names[0], 0755, &st), 0);
+	cr_assert(sync_start(&fs, &err));
+	uint64_t id = fs.journal.log.id;
+	int i = 0, n = 0, times = 0;
+	for (; times < 3 && i < 2000000; i++) {
+		cr_assert_eq(names_rename(&fs, &caller, TREE_IN, names[i % 2], TREE_IN, names[(i + 1) % 2], 0), 0);
+		if (i % 1000 == 0) {
+			snprintf(text, sizeof text, "f%d", n++);
+			cr_assert_eq(names_mkdir(&fs, &caller, TREE_IN, text, 0755, &st), 0);
+		}
+		pthread_mutex_lock(&fs.lock);
+		times += fs.journal.log.id != id;
+		id = fs.journal.log.id;
+		pthread_mutex_unlock(&fs.lock);
+	}
+	cr_assert_eq(times, 3, "%d times after %d changes", times, i);
+	sync_stop(&fs);
+	cr_assert_lt(fs.journal.log.len, (int64_t)i * TREE_NAME_MAX);
+	cr_assert_neq(faccessat(fs.state.dir_fd, "journal.new", F_OK, 0), 0);
+	cr_assert_eq(waitpid(-1, NULL, WNOHANG), -1, "a child is left");
+	start_again(true);
+	cr_assert_not(fs.recovery.damaged);
+	look_up(TREE_IN, names[i % 2]);
+	while (n-- > 0) {
+		snprintf(text, sizeof text, "f%d", n);
+		look_up(TREE_IN, text);
+	}
 }
 
 /* A sync that nobody waited for has failed: who asks next is told, once. */

@@ -136,17 +136,15 @@ static void write_history(struct world *w)
 static void check_consistent(const struct world *w)
 {
 	size_t inputs = 0, results = 0;
-	for (size_t i = 0; i < w->tree.n_buckets; i++) {
-		for (struct tree_node *node = w->tree.by_id[i]; node; node = node->next_id) {
-			inputs += jobs_find(&w->jobs, node->id) != NULL;
-			results += jobs_result(&w->jobs, node->id) != NULL;
-			cr_assert_lt(node->id, w->tree.next_id);
-			if (node->id == TREE_ROOT)
-				continue;
-			cr_assert_not_null(node->parent);
-			cr_assert_eq(tree_lookup(&w->tree, node->parent, node->name), node);
-			cr_assert(tree_is_inside(node, tree_find(&w->tree, TREE_ROOT)));
-		}
+	for (struct tree_node *node = tree_each(&w->tree, NULL); node; node = tree_each(&w->tree, node)) {
+		inputs += jobs_find(&w->jobs, node->id) != NULL;
+		results += jobs_result(&w->jobs, node->id) != NULL;
+		cr_assert_lt(node->id, w->tree.next_id);
+		if (node->id == TREE_ROOT)
+			continue;
+		cr_assert_not_null(node->parent);
+		cr_assert_eq(tree_lookup(&w->tree, node->parent, node->name), node);
+		cr_assert(tree_is_inside(node, tree_find(&w->tree, TREE_ROOT)));
 	}
 	cr_assert_eq(inputs, w->jobs.n_inputs);
 	cr_assert_eq(results, w->jobs.n_results);

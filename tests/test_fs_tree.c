@@ -45,6 +45,67 @@ Test(tree, names_and_children_stay_in_step)
 	tree_finish(&tree);
 }
 
+static void check_children(const struct tree_node *dir, const bool *in, uint64_t first, int n)
+{
+	uint64_t after = 0;
+	uint32_t found = 0;
+	for (struct tree_node *node; (node = tree_next_child(dir, after)); found++) {
+		cr_assert_gt(node->id, after);
+		cr_assert(in[node->id - first]);
+		after = node->id;
+	}
+	cr_assert_eq(found, dir->n_children);
+	for (int i = 0; i < n; i++)
+		found -= in[i];
+	cr_assert_eq(found, 0);
+}
+
+/* Children come and go by the front, the back and anywhere, and stay in order. */
+Test(tree, children_of_a_big_folder)
+{
+	enum { N = 6000 };
+	static bool in[N];
+	static struct tree_node *nodes[N];
+	struct tree tree;
+	char name[32];
+	unsigned seed = 1;
+	cr_assert(tree_init(&tree, 0, 0, true, 1));
+	struct tree_node *dir = add(&tree, TREE_IN, "d", S_IFDIR | 0755),
+			 *other = add(&tree, TREE_IN, "o", S_IFDIR | 0755);
+	uint64_t first = tree.next_id;
+	for (int i = 0; i < N; i++) {
+		snprintf(name, sizeof name, "f%d", i);
+		nodes[i] = add(&tree, other->id, name, S_IFREG | 0644);
+	}
+	for (int i = 0; i < 20 * N; i++) { /* at first more come, then more go */
+		seed = seed * 1103515245 + 12345;
+		int which = (seed >> 8) % N;
+		if (in[which] ? (seed >> 4) % 10 < 3 + 5 * (i > 10 * N) : (seed >> 4) % 10 < 8 - 5 * (i > 10 * N)) {
+			in[which] = !in[which];
+			snprintf(name, sizeof name, "f%d", which);
+			cr_assert(tree_link(&tree, nodes[which], in[which] ? dir : other, name));
+		}
+		if (i % 7001 == 0)
+			check_children(dir, in, first, N);
+	}
+	check_children(dir, in, first, N);
+	for (int i = 0; i < N; i++) { /* another name in the same folder */
+		snprintf(name, sizeof name, "g%d", i);
+		cr_assert(tree_link(&tree, nodes[i], nodes[i]->parent, name));
+		cr_assert_eq(tree_lookup(&tree, nodes[i]->parent, name), nodes[i]);
+	}
+	check_children(dir, in, first, N);
+	for (int i = 0; i < N; i++) {
+		tree_unlink(&tree, nodes[i]);
+		cr_assert(tree_drop_unused(&tree, nodes[i]));
+	}
+	cr_assert_eq(dir->n_children + other->n_children, 0);
+	cr_assert_null(tree_next_child(dir, 0));
+	add(&tree, dir->id, "again", S_IFREG | 0644);
+	cr_assert_eq(dir->n_children, 1);
+	tree_finish(&tree);
+}
+
 Test(tree, a_nameless_node_lives_while_it_is_used)
 {
 	struct tree tree;
@@ -135,6 +196,56 @@ Test(jobs, users_take_turns_in_order)
 	cr_assert_eq(jobs_next(&jobs, NULL, NULL), first, "a job that is queued again keeps its place");
 	jobs_forget(&jobs, first);
 	cr_assert_eq(jobs_next(&jobs, NULL, NULL), second);
+	jobs_finish(&jobs);
+}
+
+static bool is_odd(void *user, const struct input *input)
+{
+	++*(int *)user;
+	return input->id % 2 && input->uid < 800;
+}
+
+/* A thousand users, of whom some have nothing that may run; those whose job is back keep their place, wherever it is. */
+Test(jobs, turns_of_many_users)
+{
+	enum { USERS = 1000, EACH = 5 };
+	static int left[USERS];
+	struct jobs jobs;
+	int asked = 0;
+	cr_assert(jobs_init(&jobs));
+	for (int i = 0; i < EACH * USERS; i++) {
+		struct input *input = jobs_input(&jobs, 100 + i);
+		input->uid = i * 7 % USERS;
+		jobs_enqueue(&jobs, input);
+		left[input->uid] += input->id % 2;
+	}
+	jobs.last_uid = 499;
+	uint32_t last_uid = 499;
+	for (struct input *input; (input = jobs_next(&jobs, is_odd, &asked)); last_uid = input->uid) {
+		cr_assert(input->id % 2 && input->uid < 800);
+		for (uint32_t uid = (last_uid + 1) % USERS; uid != input->uid; uid = (uid + 1) % USERS)
+			cr_assert(left[uid] == 0 || uid >= 800, "%u has been passed over", uid);
+		left[input->uid]--;
+		jobs_set_state(&jobs, input, INPUT_RUNNING, false);
+	}
+	long n = 0;
+	for (const struct input *input = jobs_each_queued(&jobs, NULL); input; input = jobs_each_queued(&jobs, input)) {
+		cr_assert(input->id % 2 == 0 || input->uid >= 800);
+		n++;
+	}
+	cr_assert_eq(n, jobs.queue.n);
+	for (int i = 0; i < EACH * USERS; i++) /* those that ran */
+		jobs_set_state(&jobs, jobs_find(&jobs, 100 + i * 4999 % (EACH * USERS)), INPUT_QUEUED, false);
+	cr_assert_eq(jobs.queue.n, EACH * USERS);
+	for (const struct input *input = jobs_each_queued(&jobs, NULL), *next; input; input = next) {
+		next = jobs_each_queued(&jobs, input);
+		cr_assert(!next || input->uid < next->uid || (input->uid == next->uid && input->seq < next->seq));
+	}
+	asked = 0;
+	jobs.last_uid = USERS;
+	cr_assert_eq(jobs_next(&jobs, NULL, NULL)->uid, 0);
+	cr_assert(jobs_next(&jobs, is_odd, &asked));
+	cr_assert_leq(asked, EACH * 3, "%d were looked at", asked);
 	jobs_finish(&jobs);
 }
 
@@ -269,6 +380,37 @@ Test(jobs, results_are_found_by_key)
 	jobs_drop_result(&jobs, 100);
 	cr_assert_null(jobs_result_by_key(&jobs, key, JOB_GLB));
 	cr_assert_eq(jobs.n_results, 1);
+	jobs_finish(&jobs);
+}
+
+/* However many are equal, each is dropped by itself, and the newest that is left is found. */
+Test(jobs, equal_results)
+{
+	enum { N = 1000 };
+	struct jobs jobs;
+	uint8_t key[JOBS_KEY_LEN] = {1}, other[JOBS_KEY_LEN] = {2};
+	bool there[N] = {false};
+	cr_assert(jobs_init(&jobs));
+	for (int i = 0; i < N; i++) {
+		there[i] = true;
+		cr_assert(jobs_add_result(&jobs, 100 + i, 7, key, JOB_GLB));
+		cr_assert_eq(jobs_result_by_key(&jobs, key, JOB_GLB)->id, 100u + i);
+	}
+	cr_assert(jobs_add_result(&jobs, 99, 7, key, JOB_PREVIEW) && jobs_add_result(&jobs, 98, 7, other, JOB_GLB));
+	cr_assert_eq(jobs.results_by_key.n, 3);
+	for (int i = 0, newest = N - 1; i < N; i++) {
+		int gone = i * 389 % N;
+		jobs_drop_result(&jobs, 100 + gone);
+		cr_assert_null(jobs_result(&jobs, 100 + gone));
+		there[gone] = false;
+		while (newest >= 0 && !there[newest])
+			newest--;
+		const struct result *found = jobs_result_by_key(&jobs, key, JOB_GLB);
+		cr_assert(newest < 0 ? !found : found && found->id == 100u + newest, "after %d", i);
+	}
+	cr_assert_eq(jobs_result_by_key(&jobs, key, JOB_PREVIEW)->id, 99);
+	cr_assert_eq(jobs_result_by_key(&jobs, other, JOB_GLB)->id, 98);
+	cr_assert_eq(jobs.n_results, 2);
 	jobs_finish(&jobs);
 }
 

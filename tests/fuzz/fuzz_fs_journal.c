@@ -26,10 +26,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	if (size > 0)
 		record_apply(&target, data + 1, size - 1);
-	for (size_t i = 0; i < tree.n_buckets; i++)
-		for (struct tree_node *node = tree.by_id[i]; node; node = node->next_id)
-			if (node->parent && tree_lookup(&tree, node->parent, node->name) != node)
-				abort();
+	for (struct tree_node *node = tree_each(&tree, NULL); node; node = tree_each(&tree, node))
+		if (node->parent && tree_lookup(&tree, node->parent, node->name) != node)
+			abort();
 	record_all(&image, &tree, &jobs, &config, tree.next_id);
 	bytes_finish(&image);
 	jobs_finish(&jobs);

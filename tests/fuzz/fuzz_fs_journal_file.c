@@ -76,12 +76,11 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 static size_t check(const struct fs *fs)
 {
-	for (size_t i = 0; i < fs->tree.n_buckets; i++)
-		for (struct tree_node *node = fs->tree.by_id[i]; node; node = node->next_id)
-			if (node->id != TREE_ROOT &&
-				(!node->parent || tree_lookup(&fs->tree, node->parent, node->name) != node ||
-					node->id >= fs->tree.next_id))
-				abort();
+	for (struct tree_node *node = tree_each(&fs->tree, NULL); node; node = tree_each(&fs->tree, node))
+		if (node->id != TREE_ROOT &&
+			(!node->parent || tree_lookup(&fs->tree, node->parent, node->name) != node ||
+				node->id >= fs->tree.next_id))
+			abort();
 	return fs->tree.n_nodes;
 }
 

@@ -147,17 +147,15 @@ static uint64_t check(const struct fs *fs)
 {
 	int64_t bytes = 0;
 	uint64_t sum = 0;
-	for (size_t i = 0; i < fs->tree.n_buckets; i++) {
-		for (struct tree_node *node = fs->tree.by_id[i]; node; node = node->next_id) {
-			if (node->id >= TREE_FIRST_ID && S_ISREG(node->mode))
-				bytes += node->size;
-			if (node->id < TREE_FIRST_ID)
-				continue;
-			if (!node->parent || tree_lookup(&fs->tree, node->parent, node->name) != node)
-				abort();
-			sum += node->id * 31 + node->parent->id * 17 + node->mode + node->xattrs_len +
-			       (S_ISREG(node->mode) ? node->size : 0);
-		}
+	for (struct tree_node *node = tree_each(&fs->tree, NULL); node; node = tree_each(&fs->tree, node)) {
+		if (node->id >= TREE_FIRST_ID && S_ISREG(node->mode))
+			bytes += node->size;
+		if (node->id < TREE_FIRST_ID)
+			continue;
+		if (!node->parent || tree_lookup(&fs->tree, node->parent, node->name) != node)
+			abort();
+		sum += node->id * 31 + node->parent->id * 17 + node->mode + node->xattrs_len +
+		       (S_ISREG(node->mode) ? node->size : 0);
 	}
 	if (bytes != fs->used_bytes)
 		abort();
