@@ -344,6 +344,7 @@ one_round() {
 	fi
 	mount_start
 	whole_listing >"$dir/after"
+	sleep 0.1 # status may be that of 50 ms before
 	still=$(field '.recovery.missing_files // 0')
 	diff -a "$dir/before" "$dir/after" >"$dir/diff" || fail "$round: opened again it is another: $(head -n 8 "$dir/diff" | cat -v)"
 	[[ "$(recovery)" = "0 0 0 0 "* ]] || fail "$round: new damage is told when it is opened again: $(field .recovery)"
