@@ -22,6 +22,7 @@ static struct {
 	char *lines[LINES];				 /* lock: malloc'd */
 	size_t first, n;				 /* lock */
 	long dropped;					 /* lock: since the thread told how many */
+	pthread_t thread;				 /* constant once it runs */
 	const char *name;				 /* constant once threads run, as the next one */
 	bool to_stderr;
 } ring = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
@@ -120,19 +121,14 @@ static void *run(void *user)
 	return NULL;
 }
 
-/* Detached: one that waits for the log for ever ends with the process. Signals are the main thread's. */
+/* Signals are the main thread's. */
 static int start_thread(void)
 {
-	pthread_attr_t attr;
-	pthread_t thread;
 	sigset_t all, old;
 	sigfillset(&all);
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
-	int error = pthread_create(&thread, &attr, run, NULL);
+	int error = pthread_create(&ring.thread, NULL, run, NULL);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
 	return error;
 }
 
@@ -163,5 +159,8 @@ void log_stop(void)
 		while (ring.state != ENDED && pthread_cond_timedwait(&ring.end, &ring.lock, &until) == 0)
 			;
 	}
+	bool ended = ring.state == ENDED;
 	pthread_mutex_unlock(&ring.lock);
+	if (ended) /* else it waits for the log, and ends with the process */
+		pthread_join(ring.thread, NULL);
 }
