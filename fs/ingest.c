@@ -233,7 +233,7 @@ static void examine(const struct fs *fs, struct look *look)
 	look->stamp_size = st.st_size;
 	look->stamp_mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
 	look->verdict = sniff_file(look->fd, look->name, NULL, &look->error);
-	if (look->verdict == SNIFF_WHOLE && !make_key(fs, look))
+	if ((look->verdict == SNIFF_WHOLE || look->verdict == SNIFF_PADDED) && !make_key(fs, look))
 		look->verdict = SNIFF_IO_ERROR;
 close:
 	if (look->fd >= 0)
@@ -258,7 +258,7 @@ static void start_afresh(struct fs *fs, const struct tree_node *node, struct inp
 	input->options = look->options;
 	memcpy(input->key, look->key, sizeof input->key);
 	jobs_enqueue(&fs->jobs, input);
-	if (look->verdict != SNIFF_WHOLE) {
+	if (look->verdict != SNIFF_WHOLE && look->verdict != SNIFF_PADDED) {
 		jobs_set_error(input, look->error.text);
 		jobs_set_state(&fs->jobs, input, INPUT_FAILED, true);
 	} else if (results_exist(fs, look)) {
@@ -324,6 +324,7 @@ static void decide(struct fs *fs, struct look *look)
 	switch (look->verdict) {
 	case SNIFF_IGNORED:
 		return;
+	case SNIFF_PADDED:
 	case SNIFF_TRUNCATED:
 	case SNIFF_REFUSED: /* perhaps a writer that fills in the start last */
 	case SNIFF_IO_ERROR:
