@@ -53,6 +53,20 @@ struct publication {
 	uint8_t key[JOBS_KEY_LEN];
 	uint8_t output; /* enum job_output or JOB_OUTPUTS */
 	bool last;	/* the input's outcome is complete with it */
+	bool follows;	/* a finished result that follows its picture: wanted as long as that is the same */
+	uint64_t moving; /* what the helper is about to rename in out/; 0: nothing */
+};
+
+/* Folders that follow.c has yet to look through. */
+struct follow_step {
+	uint64_t folder; /* in in/; 0: it was removed */
+	uint64_t after;	 /* the child that was looked at last */
+	char *old_path;	 /* of a folder that was renamed or removed, before that; NULL: one below such, or all after the start */
+	bool renamed;	 /* it, or one above it */
+};
+struct follow {
+	struct follow_step *steps; /* a stack */
+	size_t n, cap;
 };
 
 struct fs {
@@ -76,6 +90,7 @@ struct fs {
 	int64_t used_bytes;		/* lock: sizes of all files */
 	struct bytes change;		/* lock: scratch of fs_commit */
 	struct publication publication; /* lock */
+	struct follow follow;		/* lock */
 
 	/* Each set once before the FUSE loop starts, NULL in tests that need no threads. */
 	struct ingest *ingest;

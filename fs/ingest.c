@@ -9,6 +9,7 @@
 #include "record.h"
 #include "scheduler.h"
 #include "sniff.h"
+#include "stem.h"
 #include "xattrs.h"
 
 #include <errno.h>
@@ -133,14 +134,13 @@ static int64_t look_at(struct fs *fs, const struct tree_node *node)
 
 void ingest_released(struct fs *fs, struct tree_node *node)
 {
-	if (fs->ingest && node->size > 0 && sniff_name(node->name) != SNIFF_NAME_JUNK)
+	if (fs->ingest && node->size > 0 && node->parent && !stem_is_junk(node))
 		schedule(fs, node, look_at(fs, node));
 }
 
 void ingest_renamed(struct fs *fs, struct tree_node *node)
 {
-	if (!fs->ingest || !node->dirty || node->n_writers > 0 || node->size == 0 ||
-		sniff_name(node->name) == SNIFF_NAME_JUNK)
+	if (!fs->ingest || !node->dirty || node->n_writers > 0 || node->size == 0 || stem_is_junk(node))
 		return;
 	node->flush_seen = true; /* settled: see settled_at */
 	node->release_ns = node->write_ns = fs_monotonic_ns() - SETTLE_NS;
@@ -287,7 +287,7 @@ static void submit(struct fs *fs, struct tree_node *node, const struct look *loo
 		return;
 	if (!input->early || memcmp(input->key, look->key, sizeof input->key) != 0)
 		start_afresh(fs, node, input, look);
-	if (!look->early && !jobs_claim_place(&fs->jobs, &fs->tree, input, node, &err))
+	if (!look->early && !stem_claim(&fs->jobs, &fs->tree, input, node, look->options.outputs, &err))
 		fail_here(fs, node, input, err.text);
 	input->early = node->dirty = look->early;
 	input->restless = false;
@@ -307,6 +307,10 @@ static void decide(struct fs *fs, struct look *look)
 	unschedule(fs, node);
 	if (!node->parent || is_busy(node) || !node->dirty || (node->n_writers > 0 && look->verdict != SNIFF_WHOLE))
 		return; /* the next release or FSYNC looks again */
+	if (stem_is_junk(node)) {
+		ingest_withdraw(fs, node);
+		return;
+	}
 	if (node->version != look->version) {
 		schedule(fs, node, settled_at(node));
 		return;
@@ -346,7 +350,7 @@ static bool take(struct fs *fs, struct look *look)
 	struct tree_node *node = tree_find(&fs->tree, entry.id);
 	if (!node || node->due_ns != entry.due_ns)
 		return false;
-	if (!node->parent || is_busy(node) || !node->dirty || node->size == 0) {
+	if (!node->parent || is_busy(node) || !node->dirty || node->size == 0 || stem_is_junk(node)) {
 		unschedule(fs, node);
 		return false;
 	}

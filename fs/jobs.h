@@ -16,8 +16,8 @@ enum input_state { INPUT_IDLE, INPUT_QUEUED, INPUT_RUNNING, INPUT_DONE, INPUT_FA
 struct input {
 	uint64_t id;			    /* of its node */
 	struct input *next_id, *next_stem;  /* hash chains */
-	struct input_list *list;	    /* the queue, or the outcomes to publish; NULL: in neither */
-	struct input *before, *after;	    /* in list, by seq */
+	struct input_list *list;	    /* one of those of struct jobs; NULL: in none */
+	struct input *before, *after;	    /* in list */
 	uint64_t seq;			    /* order of submission */
 	uint8_t key[JOBS_KEY_LEN];	    /* hash of the content and the effective options last submitted */
 	int64_t stamp_size, stamp_mtime_ns; /* of the content's file then: differs at a start = written since */
@@ -33,7 +33,10 @@ struct input {
 	bool restless;	  /* an early job was withdrawn: no other one until the picture has settled */
 	bool unpublished; /* done through results that exist, or failed, before it ran: the scheduler has to publish
 			     that */
+	bool moved;	  /* its name is another one now, and perhaps its stem: its results are to follow (follow.h) */
+	bool aside;	  /* its name is junk for now: it owns no stem */
 	char *stem;	  /* "d/a": its results are out/d/a.*; NULL: none yet */
+	char *old_stem;	  /* those of before are there still, until they have followed; this one is persisted then */
 	char *error;	  /* one line; INPUT_FAILED */
 };
 
@@ -56,8 +59,9 @@ struct jobs {
 	struct input **inputs_by_id, **inputs_by_stem;
 	struct result **results_by_id, **results_by_key;
 	size_t n_inputs, input_buckets, n_results, result_buckets;
-	struct input_list queue;    /* INPUT_QUEUED */
-	struct input_list outcomes; /* unpublished */
+	struct input_list queue;    /* INPUT_QUEUED, by seq */
+	struct input_list outcomes; /* unpublished, by seq */
+	struct input_list moves;    /* done or failed, and moved */
 	long n_done, n_failed;	    /* since the daemon started */
 	uint64_t next_seq;
 	uint32_t last_uid, last_outcome_uid; /* who had the last turn in the queue, and among the outcomes */
@@ -82,6 +86,8 @@ bool jobs_wants(const struct input *input, uint64_t seq);
 
 /* Change the state, and with it the list that the input is in. */
 void jobs_set_state(struct jobs *jobs, struct input *input, enum input_state state, bool unpublished);
+/* Its name has changed, or its results have followed. */
+void jobs_set_moved(struct jobs *jobs, struct input *input, bool moved);
 /* A new submission: the next place in the order. */
 void jobs_enqueue(struct jobs *jobs, struct input *input);
 /* Whose turn it is: the oldest input of the next user, in a circle over the users who wait. NULL: none waits. */
@@ -100,17 +106,10 @@ void jobs_fail(struct jobs *jobs, struct input *input);
 enum { JOBS_NAME_MIN = TREE_NAME_MAX + 8 };
 const char *jobs_show_name(const struct tree_node *node, char *out, size_t size);
 
-/* Give the input the stem that its path ("d/a.png") asks for: "d/a"; if another live input goes by it, "d/a.png", then
- * "d/a.png-2" ... Names that would not fit 255 bytes with any suffix are shortened and get a hash. The owner of a stem
- * that has been renamed away loses it. False: out of memory. */
-bool jobs_claim_stem(struct jobs *jobs, const struct tree *tree, struct input *input, const char *path);
-/* The same for where its node is now. False: there is no place in out/ for what comes of it, and err says why. */
-bool jobs_claim_place(struct jobs *jobs, const struct tree *tree, struct input *input, const struct tree_node *node,
-	struct error *err);
-/* For jobs_claim_stem and for loading: */
+/* For stem.h and for loading: */
 bool jobs_set_stem(struct jobs *jobs, struct input *input, const char *stem);
-/* The i-th candidate (0, 1, 2 ...) for a path; stem has room for path_max bytes. False: too long. */
-bool jobs_stem_candidate(const char *path, int i, char *stem, size_t path_max);
+/* The inputs of that stem, one after another: after NULL is the first. NULL: no more. */
+struct input *jobs_by_stem(const struct jobs *jobs, const char *stem, const struct input *after);
 
 struct result *jobs_result(const struct jobs *jobs, uint64_t id);
 /* A result of this key and kind, or NULL. */

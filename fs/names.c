@@ -5,11 +5,11 @@
 #include "names.h"
 
 #include "contents.h"
+#include "follow.h"
 #include "ingest.h"
 #include "publish.h"
 #include "record.h"
 #include "scheduler.h"
-#include "sniff.h"
 #include "sync.h"
 
 #include <errno.h>
@@ -388,6 +388,7 @@ void names_remove_node(struct fs *fs, struct tree_node *node, int64_t now_ns)
 static int remove_name(struct fs *fs, uint64_t parent, const char *name, bool folder)
 {
 	struct tree_node *dir, *node;
+	char path[PATH_MAX];
 	int64_t now = fs_now_ns();
 	pthread_mutex_lock(&fs->lock);
 	int error = find_child(fs, parent, name, &dir, &node);
@@ -402,6 +403,8 @@ static int remove_name(struct fs *fs, uint64_t parent, const char *name, bool fo
 		record_folder(&fs->change, dir->id, now);
 		error = fs_commit(fs, true);
 	}
+	if (!error && folder && dir->area == AREA_IN && tree_path(node, path, sizeof path))
+		follow_folder(fs, 0, path);
 	if (!error)
 		names_remove_node(fs, node, now);
 	pthread_mutex_unlock(&fs->lock);
@@ -465,9 +468,19 @@ static int move_node(
 		return ENOMEM;
 	touch_folder(dir, changed.ctime_ns);
 	node->ctime_ns = changed.ctime_ns;
-	if (node->area == AREA_IN && S_ISREG(node->mode))
-		ingest_renamed(fs, node);
 	return 0;
+}
+
+/* What follows from it: results follow their pictures. What a user renames in out/ is the user's, or that picture's which has it
+ * in its place now. */
+static void note_rename(struct fs *fs, struct tree_node *node, bool by_user, const char *old_path)
+{
+	if (node->area == AREA_IN && S_ISREG(node->mode))
+		follow_renamed(fs, node);
+	else if (node->area == AREA_IN && S_ISDIR(node->mode))
+		follow_folder(fs, node->id, old_path);
+	else if (node->area == AREA_OUT && by_user)
+		follow_taken(fs, node);
 }
 
 /* The helper's RENAME of its token: the finished file takes the name. */
@@ -493,9 +506,16 @@ int names_rename(struct fs *fs, const struct caller *caller, uint64_t parent, co
 		error = rename_published(fs, new_parent, new_name);
 	} else if (!error && !(error = find_folder(fs, new_parent, &new_dir))) {
 		target = tree_lookup(&fs->tree, new_dir, new_name);
-		error = check_rename(node, new_dir, target, flags);
-		if (!error && target != node)
+		bool own = !caller || publish_is_helper(fs, caller);
+		char old_path[PATH_MAX] = "";
+		target = tree_lookup(&fs->tree, new_dir, new_name);
+		error = own && node->id != fs->publication.moving ? ESTALE : check_rename(node, new_dir, target, flags);
+		if (!error && target != node) {
+			tree_path(node, old_path, sizeof old_path);
 			error = move_node(fs, node, new_dir, new_name, target);
+			if (!error)
+				note_rename(fs, node, !own, old_path);
+		}
 	}
 	pthread_mutex_unlock(&fs->lock);
 	return error;
