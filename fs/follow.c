@@ -142,6 +142,46 @@ void follow_taken(struct fs *fs, const struct tree_node *node)
 	fs_commit(fs, false);
 }
 
+/* The node after this one in the tree below top, parents first; NULL: no more. */
+static const struct tree_node *next_below(const struct tree_node *node, const struct tree_node *top)
+{
+	if (S_ISDIR(node->mode) && node->n_children > 0)
+		return node->children[0];
+	for (; node != top; node = node->parent) {
+		const struct tree_node *next = tree_next_child(node->parent, node->id);
+		if (next)
+			return next;
+	}
+	return NULL;
+}
+
+/* The stem of a result's source that is at `from`, a folder, when that is called `to`. False: it has another one. */
+static bool carried_stem(const struct input *input, const char *from, const char *to, char stem[PATH_MAX])
+{
+	size_t len = strlen(from);
+	return input && input->stem && strncmp(input->stem, from, len) == 0 && input->stem[len] == '/' &&
+	       snprintf(stem, PATH_MAX, "%s%s", to, input->stem + len) < PATH_MAX;
+}
+
+void follow_carry_folder(struct fs *fs, const struct tree_node *folder, const char *to, struct bytes *change)
+{
+	char from[PATH_MAX], stem[PATH_MAX];
+	if (!tree_path(folder, from, sizeof from))
+		return;
+	for (const struct tree_node *node = folder; (node = next_below(node, folder));) {
+		const struct result *result = jobs_result(&fs->jobs, node->id);
+		struct input *input = result ? jobs_find(&fs->jobs, result->source) : NULL;
+		if (!carried_stem(input, from, to, stem))
+			continue;
+		struct input carried = *input;
+		carried.stem = stem;
+		if (change)
+			record_input(change, &carried);
+		else
+			jobs_set_stem(&fs->jobs, input, stem);
+	}
+}
+
 bool follow_waits(const struct fs *fs, const struct input *input)
 {
 	const struct tree_node *node = tree_find(&fs->tree, input->id);
@@ -440,19 +480,6 @@ void follow_published(struct fs *fs, struct publisher *publisher, uint64_t input
 }
 
 /* ---- Folders. ---- */
-
-/* The node after this one in the tree below top, parents first; NULL: no more. */
-static const struct tree_node *next_below(const struct tree_node *node, const struct tree_node *top)
-{
-	if (S_ISDIR(node->mode) && node->n_children > 0)
-		return node->children[0];
-	for (; node != top; node = node->parent) {
-		const struct tree_node *next = tree_next_child(node->parent, node->id);
-		if (next)
-			return next;
-	}
-	return NULL;
-}
 
 /* Whether a folder of out/ has nothing but results of pictures below that folder of in/, in their places. */
 static bool is_all_of(const struct fs *fs, const struct tree_node *results, const struct tree_node *pictures)

@@ -19,6 +19,9 @@ void follow_renamed(struct fs *fs, struct tree_node *node);
 void follow_folder(struct fs *fs, uint64_t folder, const char *old_path);
 /* A user has renamed a file of out/: it is the result of that picture whose place it is in, or nobody's. */
 void follow_taken(struct fs *fs, const struct tree_node *node);
+/* A folder of results is about to be called `to`, a path, and the stems of their pictures with it: to the change that says so, or,
+ * change being NULL, now. */
+void follow_carry_folder(struct fs *fs, const struct tree_node *folder, const char *to, struct bytes *change);
 /* Whether the results of a picture that is done or has failed are on their way. */
 bool follow_waits(const struct fs *fs, const struct input *input);
 long follow_waiting(const struct fs *fs);

@@ -443,6 +443,12 @@ static int check_rename(struct tree_node *node, struct tree_node *dir, struct tr
 	return S_ISDIR(target->mode) && target->n_children > 0 ? ENOTEMPTY : 0;
 }
 
+static bool path_in(const struct tree_node *dir, const char *name, char path[PATH_MAX])
+{
+	size_t len = tree_path(dir, path, PATH_MAX) ? strlen(path) : 0; /* 0: the top */
+	return snprintf(path + len, PATH_MAX - len, "%s%s", len ? "/" : "", name) < (int)(PATH_MAX - len);
+}
+
 /* Moves; a replaced target goes the way of unlink. What takes another's place has its bytes on the disk before that goes. */
 static int move_node(
 	struct fs *fs, struct tree_node *node, struct tree_node *dir, const char *name, struct tree_node *target)
@@ -456,11 +462,17 @@ static int move_node(
 	record_folder(change, node->parent->id, changed.ctime_ns);
 	if (dir != node->parent)
 		record_folder(change, dir->id, changed.ctime_ns);
+	char path[PATH_MAX];
+	bool carries = S_ISDIR(node->mode) && node->id == fs->publication.moving && path_in(dir, name, path);
+	if (carries)
+		follow_carry_folder(fs, node, path, change);
 	if (target && S_ISREG(node->mode))
 		sync_written(fs, node->id, true);
 	int error = fs_commit(fs, target != NULL);
 	if (error)
 		return error;
+	if (carries)
+		follow_carry_folder(fs, node, path, NULL);
 	if (target)
 		names_remove_node(fs, target, changed.ctime_ns);
 	touch_folder(node->parent, changed.ctime_ns);
