@@ -6,6 +6,7 @@
 
 #include "config.h"
 #include "hash.h"
+#include "model_watch.h"
 #include "record.h"
 #include "scheduler.h"
 #include "sniff.h"
@@ -157,7 +158,7 @@ void ingest_submit(struct fs *fs, struct tree_node *node)
 {
 	if (!fs->ingest)
 		return;
-	node->dirty = true;
+	node->dirty = node->asked = true;
 	node->flush_seen = true;
 	node->release_ns = node->write_ns = fs_monotonic_ns() - TRUNCATED_NS;
 	schedule(fs, node, node->release_ns);
@@ -187,6 +188,7 @@ struct look {
 	uint64_t id;
 	uint32_t version;
 	bool early; /* it has not settled */
+	bool asked; /* the results that there are do not count */
 	int fd;
 	char name[TREE_NAME_MAX + 1];
 	struct job_options options;
@@ -196,7 +198,7 @@ struct look {
 	struct error error;
 };
 
-/* Equal pictures with equal options on the same model share a key. */
+/* Equal pictures with equal options share a key, as long as program and model are the same. */
 static bool make_key(const struct fs *fs, struct look *look)
 {
 	static const size_t CHUNK = 1 << 18;
@@ -215,8 +217,9 @@ static bool make_key(const struct fs *fs, struct look *look)
 	if (n < 0)
 		return error_set(&look->error, "cannot read it from the state directory: %s", strerror(errno));
 	hash_update(&hash, line, config_line(&look->options, " ", line, sizeof line));
+	hash_update(&hash, TRELLISFS_VERSION, sizeof TRELLISFS_VERSION);
 	if (fs->options->model)
-		hash_update(&hash, fs->options->model, strlen(fs->options->model));
+		model_identify(fs->options->model, &hash);
 	hash_final(&hash, look->key);
 	return true;
 }
@@ -261,7 +264,7 @@ static void start_afresh(struct fs *fs, const struct tree_node *node, struct inp
 	if (look->verdict != SNIFF_WHOLE && look->verdict != SNIFF_PADDED) {
 		jobs_set_error(input, look->error.text);
 		jobs_set_state(&fs->jobs, input, INPUT_FAILED, true);
-	} else if (results_exist(fs, look)) {
+	} else if (!look->asked && results_exist(fs, look)) {
 		jobs_set_state(&fs->jobs, input, INPUT_DONE, true);
 	}
 }
@@ -290,6 +293,7 @@ static void submit(struct fs *fs, struct tree_node *node, const struct look *loo
 	if (!look->early && !stem_claim(&fs->jobs, &fs->tree, input, node, look->options.outputs, &err))
 		fail_here(fs, node, input, err.text);
 	input->early = node->dirty = look->early;
+	node->asked &= look->early;
 	input->restless = false;
 	input->stamp_size = look->early ? -1 : look->stamp_size;
 	input->stamp_mtime_ns = look->stamp_mtime_ns;
@@ -364,6 +368,7 @@ static bool take(struct fs *fs, struct look *look)
 	*look = (struct look){.id = node->id,
 		.version = node->version,
 		.early = settled_at(node) > now,
+		.asked = node->asked,
 		.options = xattrs_effective_options(fs, node)};
 	memcpy(look->name, node->name, strlen(node->name) + 1);
 	return true;

@@ -56,6 +56,7 @@ struct tree_node {
 	bool missing;		      /* its content is gone */
 	bool busy;		      /* somebody is at its content without the lock (files.c) */
 	bool dirty;		      /* written since the last job was made of it */
+	bool asked;		      /* a job of it was asked for, whatever results there are */
 	bool flush_seen;	      /* what wrote last has sent a FLUSH: not an NFS server */
 	bool synced;		      /* an FSYNC came after the last write */
 	bool served;		      /* and through a handle that wrote nothing: an NFS server's */

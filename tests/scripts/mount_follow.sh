@@ -218,6 +218,16 @@ mv "$in/del2.png" "$in/del3.png"
 settle
 of 25 del3.glb
 
+# Asked for, it runs, whatever there is; an equal picture does not.
+put 26 asked.png
+: >"$dir/times"
+setfattr -n user.trellis.submit -v 1 "$in/asked.png"
+settle
+is "jobs that were asked for" 1 "$(jobs)"
+cp "$src/26.png" "$in/asked.png"
+settle
+none "an equal picture"
+
 # A clash at the target: another picture of that stem, a folder of that name, a picture in a folder that is a file.
 put 28 cl.jpg
 put 29 cm.png
@@ -379,4 +389,21 @@ of 61 kg/one.glb
 of 62 kg/two.glb
 absent kf
 is "jobs after the restart" 1 "$(jobs)"
+mount_stop
+
+# A model that was repaired makes new meshes of what is written or asked for, and of nothing else.
+mkdir -p "$dir/model/ckpts"
+echo 1 >"$dir/model/ckpts/weights"
+echo {} >"$dir/model/pipeline.json"
+begin -o model="$dir/model"
+put 47 repaired.png
+: >"$dir/times"
+put 47 repaired.png
+none "the same model"
+echo 2 >"$dir/model/ckpts/new" && mv "$dir/model/ckpts/new" "$dir/model/ckpts/weights"
+sleep 0.5
+settle
+none "a repaired model"
+put 47 repaired.png
+is "jobs with a repaired model" 1 "$(jobs)"
 finish
