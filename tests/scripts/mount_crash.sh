@@ -56,7 +56,7 @@ workload() {
 			;;
 		9) echo "seed = $pick" >"$mnt/config" ;;
 		10 | 11) # one that is done, where there is one
-			[ "$(getfattr --only-values -n user.trellis.state "$in/$name")" = done ] && [ "$name" != "$other" ] || continue
+			[ "$(getfattr --only-values -n user.trellis.state "$in/$name")" = "done" ] && [ "$name" != "$other" ] || continue
 			echo "try move $name $other" >>"$log"
 			mv "$in/$name" "$in/$other" && echo "move $name $other" >>"$log" || failed
 			;;

@@ -32,13 +32,18 @@ error_is() {
 error_is modern 'webp'
 error_is cut 'truncated'
 error_is killed 'truncated'
+# Zeros instead of the end marker: a decoder reads that. A cut one with a few zeros is none.
+cp tests/data/no_eoi_zero_padded.jpg "$in/padded.jpg"
+(head -c 3000 tests/data/no_eoi_zero_padded.jpg && head -c 3 /dev/zero) >"$in/halved.jpg"
+wait_for "$out/padded.glb" 120
+error_is halved 'truncated'
 error_is text 'not|png|jpeg'
 error_is noise 'not|png|jpeg'
 error_is huge 'pixel|large|crc|broken'
 [ "$(getfattr --only-values -n user.trellis.state "$in/cut.png" 2>/dev/null)" = failed ] || fail "state of cut.png is not failed"
 getfattr --only-values -n user.trellis.error "$in/cut.png" 2>/dev/null | grep -q truncated || fail "user.trellis.error of cut.png"
 grep -q 'in/cut.png' "$mnt/status" || fail "status does not name cut.png"
-[ "$(count "$dir/events" '^CLOSE_WRITE .*error.txt$')" = 6 ] || fail "not 6 error events: $(cat "$dir/events")"
+[ "$(count "$dir/events" '^CLOSE_WRITE .*error.txt$')" = 7 ] || fail "not 7 error events: $(cat "$dir/events")"
 
 # The picture is repaired: the error file goes.
 cp "$src/good.png" "$in/cut.png"

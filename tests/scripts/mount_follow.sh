@@ -30,7 +30,7 @@ outputs_of() { getfattr --only-values -n user.trellis.outputs "$in/$1" 2>/dev/nu
 watch() {
 	[ ${#watchers[@]} = 0 ] || kill "${watchers[@]}"
 	watchers=()
-	watch_out "$dir/events" "$@"
+	watch_out "$dir/events"
 }
 events() { grep -cE "^(CLOSE_WRITE|MOVED_TO) $1\$" "$dir/events"; }
 # jobs - how many ran since the last call
