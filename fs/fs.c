@@ -246,6 +246,9 @@ void fs_finish(struct fs *fs)
 	if (fs->begun)
 		end_cleanly(fs);
 	journal_close(&fs->journal);
+	for (size_t i = 0; i < fs->follow.n; i++)
+		free(fs->follow.steps[i].old_path);
+	free(fs->follow.steps);
 	jobs_finish(&fs->jobs);
 	tree_finish(&fs->tree);
 	bytes_finish(&fs->change);

@@ -8,7 +8,7 @@
  *   contents        contents.c: looks at the contents after the start, then   the state disk
  *                   ends
  *   scheduler       scheduler.c: owns workers, publisher, model watch;       the helper (2 s, then it is replaced)
- *                   works the queue off, publishes
+ *                   works the queue off, publishes; follow.c: moves results
  *   log             log.c: writes the log                                    whoever reads the log
  *   main            starts the others, then runs libfuse's loop              -
  *
@@ -53,8 +53,22 @@ struct publication {
 	uint64_t source;    /* the input it belongs to */
 	uint64_t seq;	    /* of the submission: if the input has a newer one, this result is not wanted */
 	uint8_t key[JOBS_KEY_LEN];
-	uint8_t output; /* enum job_output or JOB_OUTPUTS */
-	bool last;	/* the input's outcome is complete with it */
+	uint8_t output;	 /* enum job_output or JOB_OUTPUTS */
+	bool last;	 /* the input's outcome is complete with it */
+	bool follows;	 /* a finished result that follows its picture: wanted as long as that is the same */
+	uint64_t moving; /* what the helper is about to rename in out/; 0: nothing */
+};
+
+/* Folders that follow.c has yet to look through. */
+struct follow_step {
+	uint64_t folder; /* in in/; 0: it was removed */
+	uint64_t after;	 /* the child that was looked at last */
+	char *old_path;	 /* what it was called, if it is the one that was renamed or removed; else NULL */
+	bool renamed;	 /* it, or one above it */
+};
+struct follow {
+	struct follow_step *steps; /* a stack */
+	size_t n, cap;
 };
 
 struct fs {
@@ -80,6 +94,7 @@ struct fs {
 	long unseen;			/* lock: files of in/ whose content has not been looked at since the start */
 	struct bytes change;		/* lock: scratch of fs_commit */
 	struct publication publication; /* lock */
+	struct follow follow;		/* lock */
 
 	/* Each set once before the FUSE loop starts, NULL in tests that need no threads. */
 	struct ingest *ingest;

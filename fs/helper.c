@@ -35,11 +35,17 @@ static int act(int mount, const struct helper_request *request)
 	case HELPER_RENAME:
 		result = renameat(mount, request->token, mount, request->path);
 		break;
+	case HELPER_MOVE:
+		result = renameat(mount, request->from, mount, request->path);
+		break;
 	case HELPER_MKDIR:
 		result = mkdirat(mount, request->path, 0755);
 		break;
 	case HELPER_UNLINK:
 		result = unlinkat(mount, request->path, 0);
+		break;
+	case HELPER_RMDIR:
+		result = unlinkat(mount, request->path, AT_REMOVEDIR);
 		break;
 	case HELPER_TOUCH:
 		result = utimensat(mount, request->path, NULL, AT_SYMLINK_NOFOLLOW);

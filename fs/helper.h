@@ -15,8 +15,10 @@ enum helper_op {
 	HELPER_ADOPT,  /* wait until the mount answers; tells its device */
 	HELPER_CREATE, /* look up token, then create path exclusively and close it */
 	HELPER_RENAME, /* token onto path */
+	HELPER_MOVE,   /* from onto path */
 	HELPER_MKDIR,
 	HELPER_UNLINK,
+	HELPER_RMDIR,
 	HELPER_TOUCH, /* utimes */
 };
 
@@ -24,7 +26,8 @@ struct helper_request {
 	uint32_t op;
 	uint64_t device; /* do nothing if the mountpoint is another one by now; not for ADOPT */
 	char token[40];
-	char path[PATH_MAX]; /* below the mountpoint */
+	char path[PATH_MAX]; /* below the mountpoint, as from */
+	char from[PATH_MAX];
 };
 
 struct helper_answer {

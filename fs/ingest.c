@@ -6,9 +6,11 @@
 
 #include "config.h"
 #include "hash.h"
+#include "model_watch.h"
 #include "record.h"
 #include "scheduler.h"
 #include "sniff.h"
+#include "stem.h"
 #include "xattrs.h"
 
 #include <errno.h>
@@ -133,14 +135,13 @@ static int64_t look_at(struct fs *fs, const struct tree_node *node)
 
 void ingest_released(struct fs *fs, struct tree_node *node)
 {
-	if (fs->ingest && node->size > 0 && sniff_name(node->name) != SNIFF_NAME_JUNK)
+	if (fs->ingest && node->size > 0 && node->parent && !stem_is_junk(node))
 		schedule(fs, node, look_at(fs, node));
 }
 
 void ingest_renamed(struct fs *fs, struct tree_node *node)
 {
-	if (!fs->ingest || !node->dirty || node->n_writers > 0 || node->size == 0 ||
-		sniff_name(node->name) == SNIFF_NAME_JUNK)
+	if (!fs->ingest || !node->dirty || node->n_writers > 0 || node->size == 0 || stem_is_junk(node))
 		return;
 	node->flush_seen = true; /* settled: see settled_at */
 	node->release_ns = node->write_ns = fs_monotonic_ns() - SETTLE_NS;
@@ -157,7 +158,7 @@ void ingest_submit(struct fs *fs, struct tree_node *node)
 {
 	if (!fs->ingest)
 		return;
-	node->dirty = true;
+	node->dirty = node->asked = true;
 	node->flush_seen = true;
 	node->release_ns = node->write_ns = fs_monotonic_ns() - TRUNCATED_NS;
 	schedule(fs, node, node->release_ns);
@@ -187,6 +188,7 @@ struct look {
 	uint64_t id;
 	uint32_t version;
 	bool early; /* it has not settled */
+	bool asked; /* the results that there are do not count */
 	int fd;
 	char name[TREE_NAME_MAX + 1];
 	struct job_options options;
@@ -196,7 +198,7 @@ struct look {
 	struct error error;
 };
 
-/* Equal pictures with equal options on the same model share a key. */
+/* Equal pictures with equal options share a key, as long as program and model are the same. */
 static bool make_key(const struct fs *fs, struct look *look)
 {
 	static const size_t CHUNK = 1 << 18;
@@ -215,8 +217,9 @@ static bool make_key(const struct fs *fs, struct look *look)
 	if (n < 0)
 		return error_set(&look->error, "cannot read it from the state directory: %s", strerror(errno));
 	hash_update(&hash, line, config_line(&look->options, " ", line, sizeof line));
+	hash_update(&hash, TRELLISFS_VERSION, sizeof TRELLISFS_VERSION);
 	if (fs->options->model)
-		hash_update(&hash, fs->options->model, strlen(fs->options->model));
+		model_identify(fs->options->model, &hash);
 	hash_final(&hash, look->key);
 	return true;
 }
@@ -233,7 +236,7 @@ static void examine(const struct fs *fs, struct look *look)
 	look->stamp_size = st.st_size;
 	look->stamp_mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
 	look->verdict = sniff_file(look->fd, look->name, NULL, &look->error);
-	if (look->verdict == SNIFF_WHOLE && !make_key(fs, look))
+	if ((look->verdict == SNIFF_WHOLE || look->verdict == SNIFF_PADDED) && !make_key(fs, look))
 		look->verdict = SNIFF_IO_ERROR;
 close:
 	if (look->fd >= 0)
@@ -258,10 +261,10 @@ static void start_afresh(struct fs *fs, const struct tree_node *node, struct inp
 	input->options = look->options;
 	memcpy(input->key, look->key, sizeof input->key);
 	jobs_enqueue(&fs->jobs, input);
-	if (look->verdict != SNIFF_WHOLE) {
+	if (look->verdict != SNIFF_WHOLE && look->verdict != SNIFF_PADDED) {
 		jobs_set_error(input, look->error.text);
 		jobs_set_state(&fs->jobs, input, INPUT_FAILED, true);
-	} else if (results_exist(fs, look)) {
+	} else if (!look->asked && results_exist(fs, look)) {
 		jobs_set_state(&fs->jobs, input, INPUT_DONE, true);
 	}
 }
@@ -287,9 +290,10 @@ static void submit(struct fs *fs, struct tree_node *node, const struct look *loo
 		return;
 	if (!input->early || memcmp(input->key, look->key, sizeof input->key) != 0)
 		start_afresh(fs, node, input, look);
-	if (!look->early && !jobs_claim_place(&fs->jobs, &fs->tree, input, node, &err))
+	if (!look->early && !stem_claim(&fs->jobs, &fs->tree, input, node, look->options.outputs, &err))
 		fail_here(fs, node, input, err.text);
 	input->early = node->dirty = look->early;
+	node->asked &= look->early;
 	input->restless = false;
 	input->stamp_size = look->early ? -1 : look->stamp_size;
 	input->stamp_mtime_ns = look->stamp_mtime_ns;
@@ -307,6 +311,10 @@ static void decide(struct fs *fs, struct look *look)
 	unschedule(fs, node);
 	if (!node->parent || is_busy(node) || !node->dirty || (node->n_writers > 0 && look->verdict != SNIFF_WHOLE))
 		return; /* the next release or FSYNC looks again */
+	if (stem_is_junk(node)) {
+		ingest_withdraw(fs, node);
+		return;
+	}
 	if (node->version != look->version) {
 		schedule(fs, node, settled_at(node));
 		return;
@@ -324,6 +332,7 @@ static void decide(struct fs *fs, struct look *look)
 	switch (look->verdict) {
 	case SNIFF_IGNORED:
 		return;
+	case SNIFF_PADDED:
 	case SNIFF_TRUNCATED:
 	case SNIFF_REFUSED: /* perhaps a writer that fills in the start last */
 	case SNIFF_IO_ERROR:
@@ -345,7 +354,7 @@ static bool take(struct fs *fs, struct look *look)
 	struct tree_node *node = tree_find(&fs->tree, entry.id);
 	if (!node || node->due_ns != entry.due_ns)
 		return false;
-	if (!node->parent || is_busy(node) || !node->dirty || node->size == 0) {
+	if (!node->parent || is_busy(node) || !node->dirty || node->size == 0 || stem_is_junk(node)) {
 		unschedule(fs, node);
 		return false;
 	}
@@ -359,6 +368,7 @@ static bool take(struct fs *fs, struct look *look)
 	*look = (struct look){.id = node->id,
 		.version = node->version,
 		.early = settled_at(node) > now,
+		.asked = node->asked,
 		.options = xattrs_effective_options(fs, node)};
 	memcpy(look->name, node->name, strlen(node->name) + 1);
 	return true;

@@ -1,15 +1,9 @@
 /* jobs.c - inputs, queue and results in memory. See jobs.h. */
 #include "jobs.h"
 
-#include "hash.h"
-
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { SUFFIX_ROOM = 16 }; /* ".gaussian.ply", ".preview.png", ".error.txt" and "-99" fit */
-enum { STEM_TRIES = 100 };
 
 static struct input *of_id(const struct table_link *link)
 {
@@ -72,6 +66,7 @@ bool jobs_init(struct jobs *jobs)
 static void free_input(struct input *input)
 {
 	free(input->stem);
+	free(input->old_stem);
 	free(input->error);
 	free(input);
 }
@@ -98,6 +93,7 @@ void jobs_finish(struct jobs *jobs)
 	}
 	finish_queue(&jobs->queue);
 	finish_queue(&jobs->outcomes);
+	finish_queue(&jobs->moves);
 	table_finish(&jobs->inputs_by_id);
 	table_finish(&jobs->inputs_by_stem);
 	table_finish(&jobs->results_by_id);
@@ -179,11 +175,11 @@ static void leave_list(struct input *input)
 		drop_list(list);
 }
 
-/* By seq: from both ends, as nearly all belong at the last place, and those that ran already at the first. */
-static void enter_list(struct input_list *list, struct input *input)
+/* By seq: from both ends, as nearly all belong at the last place, and those that ran already at the first. Or as they come. */
+static void enter_list(struct input_list *list, struct input *input, bool by_seq)
 {
 	struct input *before = list->last, *after = list->first;
-	while (before && before->seq > input->seq && after->seq < input->seq) {
+	while (by_seq && before && before->seq > input->seq && after->seq < input->seq) {
 		before = before->before;
 		after = after->after;
 	}
@@ -216,13 +212,27 @@ bool jobs_wants(const struct input *input, uint64_t seq)
 void jobs_set_state(struct jobs *jobs, struct input *input, enum input_state state, bool unpublished)
 {
 	struct input_queue *queue = state == INPUT_QUEUED ? &jobs->queue : unpublished ? &jobs->outcomes : NULL;
+	if (!queue && input->moved && (state == INPUT_DONE || state == INPUT_FAILED))
+		queue = &jobs->moves;
 	input->state = state;
 	input->unpublished = unpublished;
 	if (queue == (input->list ? input->list->queue : NULL) || jobs->loading)
 		return;
 	leave_list(input);
+	bool moves = queue == &jobs->moves; /* one list of all users */
 	if (queue)
-		enter_list(list_of(queue, input->uid), input);
+		enter_list(list_of(queue, moves ? 0 : input->uid), input, !moves);
+}
+
+void jobs_set_moved(struct jobs *jobs, struct input *input, bool moved)
+{
+	input->moved = moved;
+	jobs_set_state(jobs, input, input->state, input->unpublished);
+}
+
+struct input *jobs_first_move(const struct jobs *jobs)
+{
+	return jobs->moves.users ? jobs->moves.users->first : NULL;
 }
 
 static int by_seq(const void *a, const void *b)
@@ -369,78 +379,14 @@ bool jobs_set_stem(struct jobs *jobs, struct input *input, const char *stem)
 	return true;
 }
 
-/* Shorten a component so that a suffix fits, keeping it unique by a hash of the whole and cutting no UTF-8 character.
- */
-static size_t fit_component(char *name, size_t len)
+struct input *jobs_by_stem(const struct jobs *jobs, const char *stem, const struct input *after)
 {
-	char tag[16];
-	uint8_t digest[4];
-	if (len + SUFFIX_ROOM <= TREE_NAME_MAX)
-		return len;
-	hash_once(digest, sizeof digest, name, len);
-	snprintf(tag, sizeof tag, "~%02x%02x%02x%02x", digest[0], digest[1], digest[2], digest[3]);
-	len = TREE_NAME_MAX - SUFFIX_ROOM - strlen(tag);
-	for (int back = 0; back < 3 && ((unsigned char)name[len] & 0xc0) == 0x80; back++)
-		len--;
-	memcpy(name + len, tag, strlen(tag));
-	return len + strlen(tag);
-}
-
-bool jobs_stem_candidate(const char *path, int i, char *stem, size_t path_max)
-{
-	size_t len = strlen(path);
-	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-	const char *dot = strrchr(name, '.');
-	if (len + SUFFIX_ROOM + 16 > path_max)
-		return false;
-	size_t folder = name - path, keep = i == 0 && dot && dot > name ? (size_t)(dot - name) : strlen(name);
-	memcpy(stem, path, folder + keep);
-	keep = fit_component(stem + folder, keep);
-	stem[folder + keep] = '\0';
-	if (i >= 2)
-		sprintf(stem + folder + keep, "-%d", i);
-	return true;
-}
-
-/* Whether some other input that is still named so goes by the stem. */
-static bool stem_taken(const struct jobs *jobs, const struct tree *tree, const struct input *input, const char *stem)
-{
-	char path[PATH_MAX], candidate[PATH_MAX];
-	const struct table_link *chain = table_chain(&jobs->inputs_by_stem, table_hash_text(0, stem));
-	for (const struct input *other = of_stem(chain); other; other = of_stem(other->by_stem.next)) {
-		if (other == input || strcmp(other->stem, stem) != 0)
-			continue;
-		const struct tree_node *node = tree_find(tree, other->id);
-		if (!node || !node->parent || !tree_path(node, path, sizeof path))
-			continue;
-		for (int i = 0; i < STEM_TRIES && jobs_stem_candidate(path, i, candidate, sizeof candidate); i++)
-			if (strcmp(candidate, stem) == 0)
-				return true;
-	}
-	return false;
-}
-
-bool jobs_claim_stem(struct jobs *jobs, const struct tree *tree, struct input *input, const char *path)
-{
-	char stem[PATH_MAX];
-	for (int i = 0; i < STEM_TRIES; i++) {
-		if (!jobs_stem_candidate(path, i, stem, sizeof stem))
-			return false;
-		if (input->stem && strcmp(input->stem, stem) == 0)
-			return true;
-		if (!stem_taken(jobs, tree, input, stem))
-			return jobs_set_stem(jobs, input, stem);
-	}
-	return false;
-}
-
-bool jobs_claim_place(struct jobs *jobs, const struct tree *tree, struct input *input, const struct tree_node *node,
-	struct error *err)
-{
-	char path[PATH_MAX], stem[PATH_MAX];
-	if (!tree_path(node, path, sizeof path) || !jobs_stem_candidate(path, 0, stem, sizeof stem))
-		return error_set(err, "its path is too long for a result to have a name in out/");
-	return jobs_claim_stem(jobs, tree, input, path) || error_set(err, "no name is left for its result in out/");
+	const struct table_link *chain =
+		after ? after->by_stem.next : table_chain(&jobs->inputs_by_stem, table_hash_text(0, stem));
+	struct input *input = of_stem(chain);
+	while (input && strcmp(input->stem, stem) != 0)
+		input = of_stem(input->by_stem.next);
+	return input;
 }
 
 struct result *jobs_result(const struct jobs *jobs, uint64_t id)

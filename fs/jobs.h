@@ -17,25 +17,28 @@ enum input_state { INPUT_IDLE, INPUT_QUEUED, INPUT_RUNNING, INPUT_DONE, INPUT_FA
 struct input {
 	uint64_t id; /* of its node */
 	struct table_link by_id, by_stem;
-	struct input_list *list;      /* its user's in the queue, or among the outcomes to publish; NULL: in neither */
-	struct input *before, *after; /* in list, by seq */
-	uint64_t seq;		      /* order of submission */
-	uint8_t key[JOBS_KEY_LEN];    /* hash of the content and the effective options last submitted */
+	struct input_list *list;	    /* one of those of struct jobs; NULL: in none */
+	struct input *before, *after;	    /* in list */
+	uint64_t seq;			    /* order of submission */
+	uint8_t key[JOBS_KEY_LEN];	    /* hash of the content and the effective options last submitted */
 	int64_t stamp_size, stamp_mtime_ns; /* of the content's file then: differs at a start = written since */
 	int64_t retry_ns;		    /* CLOCK_MONOTONIC: not to run before; not persisted */
 	char *stem;			    /* "d/a": its results are out/d/a.*; NULL: none yet */
-	char *error;			    /* one line; INPUT_FAILED */
-	struct job_options options;	    /* of that submission */
-	uint32_t uid;			    /* whose turn it uses */
-	uint32_t failed_devices;	    /* which devices failed that had it: a set of workers.c; not persisted */
-	uint8_t device_failures;	    /* and how often; not persisted */
-	uint8_t storage_tries;		    /* how often the state disk was full; not persisted */
-	uint8_t deaths;			    /* workers that died with it */
-	uint8_t state : 5;		    /* enum input_state */
-	bool early : 1;	      /* submitted before its picture has settled: what comes of it is held until then */
-	bool restless : 1;    /* an early job was withdrawn: no other one until the picture has settled */
-	bool unpublished : 1; /* done through results that exist, or failed, before it ran: the scheduler has to
+	char *old_stem; /* those of before are there still, until they have followed; this one is persisted then */
+	char *error;	/* one line; INPUT_FAILED */
+	struct job_options options; /* of that submission */
+	uint32_t uid;		    /* whose turn it uses */
+	uint32_t failed_devices;    /* which devices failed that had it: a set of workers.c; not persisted */
+	uint8_t device_failures;    /* and how often; not persisted */
+	uint8_t storage_tries;	    /* how often the state disk was full; not persisted */
+	uint8_t deaths;		    /* workers that died with it */
+	uint8_t state : 5;	    /* enum input_state */
+	bool early : 1;		    /* submitted before its picture has settled: what comes of it is held until then */
+	bool restless : 1;	    /* an early job was withdrawn: no other one until the picture has settled */
+	bool unpublished : 1;	    /* done through results that exist, or failed, before it ran: the scheduler has to
 				 publish that */
+	bool moved : 1; /* its name is another one now, and perhaps its stem: its results are to follow (follow.h) */
+	bool aside : 1; /* its name is junk for now: it owns no stem */
 };
 
 /* A file in out/ that a job made. */
@@ -69,6 +72,7 @@ struct jobs {
 	size_t n_inputs, n_results;
 	struct input_queue queue;    /* INPUT_QUEUED */
 	struct input_queue outcomes; /* unpublished */
+	struct input_queue moves;    /* done or failed, and moved; as they come */
 	long n_done, n_failed;	     /* since the daemon started */
 	uint64_t next_seq;
 	uint32_t last_uid, last_outcome_uid; /* who had the last turn in the queue, and among the outcomes */
@@ -93,6 +97,10 @@ bool jobs_wants(const struct input *input, uint64_t seq);
 
 /* Change the state, and with it the list that the input is in. */
 void jobs_set_state(struct jobs *jobs, struct input *input, enum input_state state, bool unpublished);
+/* Its name has changed, or its results have followed. */
+void jobs_set_moved(struct jobs *jobs, struct input *input, bool moved);
+/* The one that waits longest for its results to follow, or NULL. */
+struct input *jobs_first_move(const struct jobs *jobs);
 /* A new submission: the next place in the order. */
 void jobs_enqueue(struct jobs *jobs, struct input *input);
 /* Whose turn it is: the oldest input of the next user that may run, in a circle over the users who wait. NULL: none does. It looks
@@ -114,17 +122,10 @@ void jobs_fail(struct jobs *jobs, struct input *input);
 enum { JOBS_NAME_MIN = TREE_NAME_MAX + 8 };
 const char *jobs_show_name(const struct tree_node *node, char *out, size_t size);
 
-/* Give the input the stem that its path ("d/a.png") asks for: "d/a"; if another live input goes by it, "d/a.png", then
- * "d/a.png-2" ... Names that would not fit 255 bytes with any suffix are shortened and get a hash. The owner of a stem
- * that has been renamed away loses it. False: out of memory. */
-bool jobs_claim_stem(struct jobs *jobs, const struct tree *tree, struct input *input, const char *path);
-/* The same for where its node is now. False: there is no place in out/ for what comes of it, and err says why. */
-bool jobs_claim_place(struct jobs *jobs, const struct tree *tree, struct input *input, const struct tree_node *node,
-	struct error *err);
-/* For jobs_claim_stem and for loading: */
+/* For stem.h and for loading: */
 bool jobs_set_stem(struct jobs *jobs, struct input *input, const char *stem);
-/* The i-th candidate (0, 1, 2 ...) for a path; stem has room for path_max bytes. False: too long. */
-bool jobs_stem_candidate(const char *path, int i, char *stem, size_t path_max);
+/* The inputs of that stem, one after another: after NULL is the first. NULL: no more. */
+struct input *jobs_by_stem(const struct jobs *jobs, const char *stem, const struct input *after);
 
 struct result *jobs_result(const struct jobs *jobs, uint64_t id);
 /* The newest result of this key and kind, or NULL. */

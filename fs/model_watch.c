@@ -1,7 +1,10 @@
 /* model_watch.c - inotify on the model directory. See model_watch.h. */
 #include "model_watch.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/inotify.h>
@@ -50,4 +53,40 @@ bool model_watch_read(int fd, const char *model)
 		}
 	}
 	return ours;
+}
+
+/* The sum over the files, since a folder lists them in any order. Takes fd, a folder. */
+static void add_files(int fd, int levels, uint64_t *sum)
+{
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	if (!dir && fd >= 0)
+		close(fd);
+	for (struct dirent *entry; dir && (entry = readdir(dir));) {
+		struct stat st;
+		if (entry->d_name[0] == '.' || fstatat(dirfd(dir), entry->d_name, &st, 0) != 0)
+			continue;
+		if (S_ISDIR(st.st_mode) && levels > 0)
+			add_files(
+				openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC), levels - 1, sum);
+		if (!S_ISREG(st.st_mode))
+			continue;
+		uint64_t digest, facts[] = {st.st_ino, st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
+		struct hash hash;
+		hash_init(&hash, sizeof digest);
+		hash_update(&hash, facts, sizeof facts);
+		hash_update(&hash, entry->d_name, strlen(entry->d_name));
+		hash_final(&hash, (uint8_t *)&digest);
+		*sum += digest;
+	}
+	if (dir)
+		closedir(dir);
+}
+
+void model_identify(const char *model, struct hash *hash)
+{
+	uint64_t sum = 0;
+	if (model[0] == '/')
+		add_files(open(model, O_RDONLY | O_DIRECTORY | O_CLOEXEC), 1, &sum);
+	hash_update(hash, model, strlen(model));
+	hash_update(hash, &sum, sizeof sum);
 }

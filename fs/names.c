@@ -5,11 +5,11 @@
 #include "names.h"
 
 #include "contents.h"
+#include "follow.h"
 #include "ingest.h"
 #include "publish.h"
 #include "record.h"
 #include "scheduler.h"
-#include "sniff.h"
 #include "sync.h"
 
 #include <errno.h>
@@ -390,6 +390,7 @@ void names_remove_node(struct fs *fs, struct tree_node *node, int64_t now_ns)
 static int remove_name(struct fs *fs, uint64_t parent, const char *name, bool folder)
 {
 	struct tree_node *dir, *node;
+	char path[PATH_MAX];
 	int64_t now = fs_now_ns();
 	pthread_mutex_lock(&fs->lock);
 	int error = find_child(fs, parent, name, &dir, &node);
@@ -404,6 +405,8 @@ static int remove_name(struct fs *fs, uint64_t parent, const char *name, bool fo
 		record_folder(&fs->change, dir->id, now);
 		error = fs_commit(fs, true);
 	}
+	if (!error && folder && dir->area == AREA_IN && tree_path(node, path, sizeof path))
+		follow_folder(fs, 0, path);
 	if (!error)
 		names_remove_node(fs, node, now);
 	pthread_mutex_unlock(&fs->lock);
@@ -442,6 +445,12 @@ static int check_rename(struct tree_node *node, struct tree_node *dir, struct tr
 	return S_ISDIR(target->mode) && target->n_children > 0 ? ENOTEMPTY : 0;
 }
 
+static bool path_in(const struct tree_node *dir, const char *name, char path[PATH_MAX])
+{
+	size_t len = tree_path(dir, path, PATH_MAX) ? strlen(path) : 0; /* 0: the top */
+	return snprintf(path + len, PATH_MAX - len, "%s%s", len ? "/" : "", name) < (int)(PATH_MAX - len);
+}
+
 /* Moves; a replaced target goes the way of unlink. What takes another's place has its bytes on the disk before that goes. */
 static int move_node(
 	struct fs *fs, struct tree_node *node, struct tree_node *dir, const char *name, struct tree_node *target)
@@ -455,11 +464,17 @@ static int move_node(
 	record_folder(change, node->parent->id, changed.ctime_ns);
 	if (dir != node->parent)
 		record_folder(change, dir->id, changed.ctime_ns);
+	char path[PATH_MAX];
+	bool carries = S_ISDIR(node->mode) && node->id == fs->publication.moving && path_in(dir, name, path);
+	if (carries)
+		follow_carry_folder(fs, node, path, change);
 	if (target && S_ISREG(node->mode))
 		sync_written(fs, node->id, true);
 	int error = fs_commit(fs, target != NULL);
 	if (error)
 		return error;
+	if (carries)
+		follow_carry_folder(fs, node, path, NULL);
 	if (target)
 		names_remove_node(fs, target, changed.ctime_ns);
 	touch_folder(node->parent, changed.ctime_ns);
@@ -467,9 +482,19 @@ static int move_node(
 		return ENOMEM;
 	touch_folder(dir, changed.ctime_ns);
 	node->ctime_ns = changed.ctime_ns;
-	if (node->area == AREA_IN && S_ISREG(node->mode))
-		ingest_renamed(fs, node);
 	return 0;
+}
+
+/* What follows from it: results follow their pictures. What a user renames in out/ is the user's, or that picture's which has it
+ * in its place now. */
+static void note_rename(struct fs *fs, struct tree_node *node, bool by_user, const char *old_path)
+{
+	if (node->area == AREA_IN && S_ISREG(node->mode))
+		follow_renamed(fs, node);
+	else if (node->area == AREA_IN && S_ISDIR(node->mode))
+		follow_folder(fs, node->id, old_path);
+	else if (node->area == AREA_OUT && by_user)
+		follow_taken(fs, node);
 }
 
 /* The helper's RENAME of its token: the finished file takes the name. */
@@ -495,9 +520,16 @@ int names_rename(struct fs *fs, const struct caller *caller, uint64_t parent, co
 		error = rename_published(fs, new_parent, new_name);
 	} else if (!error && !(error = find_folder(fs, new_parent, &new_dir))) {
 		target = tree_lookup(&fs->tree, new_dir, new_name);
-		error = check_rename(node, new_dir, target, flags);
-		if (!error && target != node)
+		bool own = !caller || publish_is_helper(fs, caller);
+		char old_path[PATH_MAX] = "";
+		target = tree_lookup(&fs->tree, new_dir, new_name);
+		error = own && node->id != fs->publication.moving ? ESTALE : check_rename(node, new_dir, target, flags);
+		if (!error && target != node) {
+			tree_path(node, old_path, sizeof old_path);
 			error = move_node(fs, node, new_dir, new_name, target);
+			if (!error)
+				note_rename(fs, node, !own, old_path);
+		}
 	}
 	pthread_mutex_unlock(&fs->lock);
 	return error;

@@ -2,8 +2,10 @@
 #include "outcome.h"
 
 #include "contents.h"
+#include "follow.h"
 #include "record.h"
 #include "scheduler.h"
+#include "stem.h"
 #include "sync.h"
 
 #include <errno.h>
@@ -80,14 +82,15 @@ struct target {
 };
 
 /* Decide the names: the path that the input has now. ECANCELED: deleted or submitted again; else err is set. */
-static int find_target(struct fs *fs, uint64_t input_id, uint64_t seq, struct target *target, struct error *err)
+static int find_target(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq,
+	struct target *target, struct error *err)
 {
 	int error = ECANCELED;
 	pthread_mutex_lock(&fs->lock);
 	struct input *input = jobs_find(&fs->jobs, input_id);
 	const struct tree_node *node = tree_find(&fs->tree, input_id);
-	if (node && node->parent && jobs_wants(input, seq))
-		error = jobs_claim_place(&fs->jobs, &fs->tree, input, node, err) ? 0 : ENAMETOOLONG;
+	if (node && node->parent && jobs_wants(input, seq) && !stem_is_junk(node))
+		error = stem_claim(&fs->jobs, &fs->tree, input, node, input->options.outputs, err) ? 0 : ENAMETOOLONG;
 	if (!error) {
 		snprintf(target->stem, sizeof target->stem, "%s", input->stem);
 		memcpy(target->key, input->key, sizeof target->key);
@@ -100,15 +103,16 @@ static int find_target(struct fs *fs, uint64_t input_id, uint64_t seq, struct ta
 			.key = target->key};
 	}
 	pthread_mutex_unlock(&fs->lock);
+	if (!error)
+		follow_make_way(fs, publisher, input_id);
 	return error;
 }
 
 static int publish_one(struct publisher *publisher, struct target *target, unsigned output, uint64_t node_id,
 	int64_t size, bool last, struct error *err)
 {
-	char path[PATH_MAX + 32];
-	snprintf(path, sizeof path, "%s.%s", target->stem,
-		output == JOB_OUTPUTS ? "error.txt" : job_output_extension(output));
+	char path[STEM_PATH_MAX];
+	stem_path(target->stem, output, path);
 	target->file.node_id = node_id;
 	target->file.path = path;
 	target->file.size = size;
@@ -120,15 +124,15 @@ static int publish_one(struct publisher *publisher, struct target *target, unsig
 	return error;
 }
 
-/* The error file of an earlier attempt, if it is this input's. */
+/* The error file of an earlier attempt, if it is this input's or that of one that has gone. */
 static void remove_error_file(struct fs *fs, struct publisher *publisher, const struct target *target)
 {
-	char path[PATH_MAX + 32];
-	snprintf(path, sizeof path, "%s.error.txt", target->stem);
+	char path[STEM_PATH_MAX];
+	stem_path(target->stem, JOB_OUTPUTS, path);
 	pthread_mutex_lock(&fs->lock);
-	const struct tree_node *node = tree_resolve(&fs->tree, tree_find(&fs->tree, TREE_OUT), path);
-	const struct result *result = node ? jobs_result(&fs->jobs, node->id) : NULL;
-	bool ours = result && result->output == JOB_OUTPUTS;
+	const struct result *result = stem_result(&fs->jobs, &fs->tree, target->stem, JOB_OUTPUTS);
+	const struct input *source = result ? stem_live_source(&fs->jobs, &fs->tree, result) : NULL;
+	bool ours = result && result->source != 0 && (!source || source->id == target->file.source);
 	pthread_mutex_unlock(&fs->lock);
 	if (ours)
 		publisher_unlink(publisher, path);
@@ -163,16 +167,18 @@ static int publish_all(struct fs *fs, struct publisher *publisher, struct target
 		files->fds[i] = -1;
 	}
 	outcome_drop_files(fs, files);
-	if (!error)
-		remove_error_file(fs, publisher, target);
-	return error;
+	if (error)
+		return error;
+	remove_error_file(fs, publisher, target);
+	follow_published(fs, publisher, target->file.source, target->stem);
+	return 0;
 }
 
 int outcome_publish(struct fs *fs, struct publisher *publisher, uint64_t input_id, uint64_t seq,
 	struct outcome_files *files, const uint64_t sizes[JOB_OUTPUTS], struct error *err)
 {
 	struct target target;
-	int error = find_target(fs, input_id, seq, &target, err);
+	int error = find_target(fs, publisher, input_id, seq, &target, err);
 	if (error) {
 		outcome_drop_files(fs, files);
 		return error;
@@ -223,7 +229,7 @@ int outcome_publish_again(
 	struct target target;
 	struct outcome_files files = {0};
 	uint64_t sizes[JOB_OUTPUTS] = {0};
-	int error = find_target(fs, input_id, seq, &target, err);
+	int error = find_target(fs, publisher, input_id, seq, &target, err);
 	for (unsigned i = 0; i < JOB_OUTPUTS; i++) {
 		files.fds[i] = -1;
 		if (!error && target.outputs & 1u << i && !link_result(fs, target.key, i, &files.ids[i], &sizes[i]))
@@ -290,11 +296,13 @@ void outcome_fail(struct fs *fs, struct publisher *publisher, uint64_t input_id,
 	uint64_t id;
 	if (!tell_failure(fs, input_id, seq, text, line, sizeof line))
 		return;
-	int error = find_target(fs, input_id, seq, &target, &err);
+	int error = find_target(fs, publisher, input_id, seq, &target, &err);
 	if (!error)
 		error = write_error_file(fs, &id, line, strlen(line));
 	if (!error)
 		error = publish_one(publisher, &target, JOB_OUTPUTS, id, (int64_t)strlen(line), true, &err);
 	if (error)
 		fail_without_file(fs, input_id, seq); /* if it is still wanted */
+	else
+		follow_published(fs, publisher, input_id, target.stem);
 }

@@ -48,7 +48,8 @@ struct tree_node *publish_waiting(struct fs *fs, const struct caller *caller, co
 static struct input *wanted_input(struct fs *fs, const struct publication *p)
 {
 	struct input *input = jobs_find(&fs->jobs, p->source);
-	return jobs_wants(input, p->seq) ? input : NULL;
+	bool wanted = p->follows ? input && input->seq == p->seq : jobs_wants(input, p->seq);
+	return wanted ? input : NULL;
 }
 
 int publish_bind(struct fs *fs, struct tree_node *parent, const char *name)
@@ -221,18 +222,14 @@ static int ask_once(struct publisher *publisher, struct helper_request *request)
 	return answer.error;
 }
 
-static int ask(struct publisher *publisher, enum helper_op op, const char *token, const char *format, const char *path)
+/* The same, with another helper if that one has died. */
+static int ask_for(struct publisher *publisher, struct helper_request *request)
 {
-	struct helper_request request = {.op = op};
 	struct error why;
-	if (snprintf(request.path, sizeof request.path, format, path) >= (int)sizeof request.path)
-		return ENAMETOOLONG;
-	if (token)
-		memcpy(request.token, token, strlen(token) + 1);
-	int error = ask_once(publisher, &request);
+	int error = ask_once(publisher, request);
 	if (error == EPIPE && start_helper(publisher, &why)) {
 		fs_log("the helper had died and was started again");
-		error = ask_once(publisher, &request);
+		error = ask_once(publisher, request);
 	}
 	publisher->notice[0] = '\0';
 	if (error == EPIPE || error == ENODEV || error == ENOTCONN || error == ECONNABORTED)
@@ -240,6 +237,16 @@ static int ask(struct publisher *publisher, enum helper_op op, const char *token
 			"results appear without waking watchers: the helper cannot reach the mount (%s)",
 			strerror(error));
 	return error;
+}
+
+static int ask(struct publisher *publisher, enum helper_op op, const char *token, const char *format, const char *path)
+{
+	struct helper_request request = {.op = op};
+	if (snprintf(request.path, sizeof request.path, format, path) >= (int)sizeof request.path)
+		return ENAMETOOLONG;
+	if (token)
+		memcpy(request.token, token, strlen(token) + 1);
+	return ask_for(publisher, &request);
 }
 
 bool publisher_adopt(struct publisher *publisher, struct error *err)
@@ -297,8 +304,8 @@ static int offer(struct publisher *publisher, const struct publish_file *file, c
 {
 	struct fs *fs = publisher->fs;
 	pthread_mutex_lock(&fs->lock);
-	bool over =
-		file->output != JOB_OUTPUTS && fs_over_quota(fs, file->size, 1); /* what went wrong is always told */
+	/* What went wrong is always told, and what follows its picture takes no space. */
+	bool over = file->output != JOB_OUTPUTS && !file->follows && fs_over_quota(fs, file->size, 1);
 	struct tree_node *node = over ? NULL
 				      : tree_new(&fs->tree, file->node_id, S_IFREG | (file->mode & 0666), file->uid,
 						file->gid, fs_now_ns());
@@ -309,7 +316,8 @@ static int offer(struct publisher *publisher, const struct publish_file *file, c
 			.source = file->source,
 			.seq = file->seq,
 			.output = file->output,
-			.last = file->last};
+			.last = file->last,
+			.follows = file->follows};
 		memcpy(p->key, file->key, sizeof p->key);
 		new_token(p->token, sizeof p->token);
 		memcpy(token, p->token, sizeof p->token);
@@ -397,4 +405,73 @@ int publisher_publish(struct publisher *publisher, const struct publish_file *fi
 	if (error)
 		withdraw(fs, file->node_id);
 	return error;
+}
+
+/* ---- What is in out/ already. ---- */
+
+/* What the helper may rename from now on, so that it is not another file which has come to that name; 0: nothing. */
+static void set_moving(struct fs *fs, uint64_t node_id)
+{
+	pthread_mutex_lock(&fs->lock);
+	fs->publication.moving = node_id;
+	pthread_mutex_unlock(&fs->lock);
+}
+
+/* The folder of out/path and the last component, or 0 when there is no such folder. */
+static uint64_t find_parent(struct fs *fs, const char *path, const char **name)
+{
+	char folder[PATH_MAX];
+	const char *slash = strrchr(path, '/');
+	snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 0, path);
+	*name = slash ? slash + 1 : path;
+	pthread_mutex_lock(&fs->lock);
+	const struct tree_node *parent = tree_resolve(&fs->tree, tree_find(&fs->tree, TREE_OUT), folder);
+	uint64_t id = parent ? parent->id : 0;
+	pthread_mutex_unlock(&fs->lock);
+	return id;
+}
+
+static bool is_at(struct fs *fs, const char *path, uint64_t node_id)
+{
+	pthread_mutex_lock(&fs->lock);
+	const struct tree_node *node = tree_resolve(&fs->tree, tree_find(&fs->tree, TREE_OUT), path);
+	bool is = node && node->id == node_id;
+	pthread_mutex_unlock(&fs->lock);
+	return is;
+}
+
+int publisher_move_silently(struct publisher *publisher, const char *from, const char *to, uint64_t node_id)
+{
+	struct fs *fs = publisher->fs;
+	const char *name, *new_name;
+	uint64_t parent = find_parent(fs, from, &name), new_parent = find_parent(fs, to, &new_name);
+	if (!parent || !new_parent)
+		return ENOENT;
+	set_moving(fs, node_id);
+	int error = names_rename(fs, NULL, parent, name, new_parent, new_name, 0);
+	set_moving(fs, 0);
+	return error;
+}
+
+int publisher_move(struct publisher *publisher, const char *from, const char *to, uint64_t node_id)
+{
+	struct fs *fs = publisher->fs;
+	struct helper_request request = {.op = HELPER_MOVE};
+	if (snprintf(request.path, sizeof request.path, "out/%s", to) >= (int)sizeof request.path ||
+		snprintf(request.from, sizeof request.from, "out/%s", from) >= (int)sizeof request.from)
+		return ENAMETOOLONG;
+	int error = make_folders(publisher, to);
+	if (error == ENOENT || error == EEXIST)
+		error = make_folders(publisher, to);
+	if (error)
+		return error;
+	set_moving(fs, node_id);
+	ask_for(publisher, &request);
+	set_moving(fs, 0);
+	return is_at(fs, to, node_id) ? 0 : publisher_move_silently(publisher, from, to, node_id);
+}
+
+void publisher_rmdir(struct publisher *publisher, const char *path)
+{
+	ask(publisher, HELPER_RMDIR, NULL, "out/%s", path);
 }

@@ -36,6 +36,7 @@ struct publish_file {
 	const uint8_t *key;
 	unsigned output;
 	bool last;
+	bool follows; /* as of struct publication; then never refused for want of space */
 };
 
 /* Publish; when the helper can't, the file is inserted silently. ECANCELED: not wanted any more; another errno: why it has no
@@ -43,6 +44,13 @@ struct publish_file {
 int publisher_publish(struct publisher *publisher, const struct publish_file *file);
 /* Remove a file of out/ so that watchers see it; nothing if it isn't there. */
 void publisher_unlink(struct publisher *publisher, const char *path);
+/* Rename a node of out/, from one path below it to another, in place of a file there. 0, or an errno: ESTALE when another node
+ * is at `from` by now. */
+int publisher_move(struct publisher *publisher, const char *from, const char *to, uint64_t node_id);
+/* The same so that no watcher sees it. */
+int publisher_move_silently(struct publisher *publisher, const char *from, const char *to, uint64_t node_id);
+/* Remove an empty folder of out/. */
+void publisher_rmdir(struct publisher *publisher, const char *path);
 /* Wake those who watch `status`. */
 void publisher_touch_status(struct publisher *publisher);
 /* Helpers that did not end at once when they were replaced: from time to time. */

@@ -83,7 +83,7 @@ void record_input(struct bytes *change, const struct input *input)
 	bytes_put_u8(change, input->state);
 	bytes_put_u8(change, input->deaths);
 	bytes_put_u8(change, input->unpublished);
-	bytes_put_string(change, input->stem);
+	bytes_put_string(change, input->old_stem ? input->old_stem : input->stem);
 	bytes_put_string(change, input->error);
 	/* Options matter until the job is done; as text, so that a later version can read them. */
 	if (waiting || input->unpublished)

@@ -1,10 +1,11 @@
 /* scheduler.c - the scheduler thread. See scheduler.h.
  *
- * A poll loop over the workers' links, the model watch and an eventfd by which other threads wake it. Each turn: publish
- * some of the outcomes that need no worker, give each free worker its next job, tell those who watch status. */
+ * A poll loop over the workers' links, the model watch and an eventfd by which other threads wake it. Each turn: move some
+ * results to where their pictures are now, publish some of the outcomes that need no worker, give each free worker its next job, tell those who watch status. */
 #include "scheduler.h"
 
 #include "contents.h"
+#include "follow.h"
 #include "model_watch.h"
 #include "outcome.h"
 #include "record.h"
@@ -447,6 +448,16 @@ static bool publish_outcomes(struct scheduler *s)
 	return left;
 }
 
+/* Of pictures that were renamed. True: there are more. */
+static bool move_results(struct scheduler *s)
+{
+	pthread_mutex_lock(&s->fs->lock);
+	bool waits = follow_waiting(s->fs) > 0;
+	pthread_mutex_unlock(&s->fs->lock);
+	s->status_changed |= waits;
+	return waits && follow_turn(s->fs, s->publisher, fs_monotonic_ns() + OUTCOMES_NS);
+}
+
 /* Whether there is work; and there are workers for it then. */
 static bool work_waits(struct scheduler *s)
 {
@@ -505,7 +516,8 @@ static bool turn(struct scheduler *s)
 	}
 	publisher_reap(s->publisher);
 	cancel_if_asked(s);
-	bool more = publish_outcomes(s), waits = work_waits(s);
+	bool more = move_results(s), waits = work_waits(s);
+	more |= publish_outcomes(s);
 	s->retry_ns = INT64_MAX;
 	for (int i = 0; waits && i < s->workers.n; i++) {
 		struct worker_slot *slot = &s->workers.slots[i];
@@ -548,6 +560,7 @@ static void *run(void *user)
 	bool ok = publisher_adopt(s->publisher, &err);
 	s->mounted(s->mounted_user, ok ? NULL : &err);
 	worker_link_start(s->workers.slots[0].link);
+	follow_all(s->fs);
 	while (!atomic_load(&s->stop)) {
 		handle_outcomes(s);
 		bool more = turn(s);

@@ -4,6 +4,7 @@
 #include "sniff.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
@@ -26,24 +27,74 @@ static const char *unsupported_extension(const char *name)
 	return NULL;
 }
 
+static bool is_one_of(const char *word, const char *const *words, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!strcasecmp(word, words[i]))
+			return true;
+	return false;
+}
+#define IS_ONE_OF(word, words) is_one_of((word), (words), sizeof(words) / sizeof *(words))
+
+/* What programs that download or copy call what is not all there yet. */
+static bool is_transfer(const char *name)
+{
+	static const char *const extensions[] = {
+		"part", "partial", "filepart", "crdownload", "download", "opdownload", "tmp", "!sync"};
+	return IS_ONE_OF(extension(name), extensions);
+}
+
+static bool has_image_extension(const char *name)
+{
+	static const char *const images[] = {"png", "jpg", "jpeg"};
+	return IS_ONE_OF(extension(name), images);
+}
+
+/* What is put behind a picture's whole name: mkstemp's six characters, as savers do that rename in the end ("a.png.Xy12Zq"; a
+ * word or a date of six is no such), and exiftool's "a.png_original". */
+static bool is_aside(const char *name)
+{
+	static const char original[] = "_original";
+	char picture[256];
+	const char *dot = strrchr(name, '.');
+	size_t len = strlen(name), end = len > sizeof original ? len - (sizeof original - 1) : 0;
+	bool letter = false, other = false;
+	if (len >= sizeof picture || !dot)
+		return false;
+	if (end && strcmp(name + end, original) == 0) {
+		snprintf(picture, sizeof picture, "%.*s", (int)end, name);
+		return has_image_extension(picture);
+	}
+	for (const char *p = dot + 1; *p; p++) {
+		bool upper = *p >= 'A' && *p <= 'Z', lower = *p >= 'a' && *p <= 'z', digit = *p >= '0' && *p <= '9';
+		if (!upper && !lower && !digit)
+			return false;
+		letter |= upper || lower;
+		other |= upper || digit;
+	}
+	snprintf(picture, sizeof picture, "%.*s", (int)(dot - name), name);
+	return strlen(dot + 1) == 6 && letter && other && has_image_extension(picture);
+}
+
 enum sniff_name sniff_name(const char *name)
 {
 	static const char *const junk_names[] = {"Thumbs.db", "desktop.ini"}; /* .DS_Store and ._x are dotfiles */
-	static const char *const junk_extensions[] = {"part", "tmp", "crdownload"};
-	static const char *const images[] = {"png", "jpg", "jpeg"};
+	static const char *const backups[] = {"bak", "orig", "swp"};
 	size_t len = strlen(name);
-	if (len == 0 || name[0] == '.' || name[len - 1] == '~')
+	if (len == 0 || name[0] == '.' || name[len - 1] == '~' || IS_ONE_OF(name, junk_names) || is_transfer(name) ||
+		IS_ONE_OF(extension(name), backups) || is_aside(name))
 		return SNIFF_NAME_JUNK;
-	for (size_t i = 0; i < sizeof junk_names / sizeof *junk_names; i++)
-		if (!strcasecmp(name, junk_names[i]))
-			return SNIFF_NAME_JUNK;
-	for (size_t i = 0; i < sizeof junk_extensions / sizeof *junk_extensions; i++)
-		if (!strcasecmp(extension(name), junk_extensions[i]))
-			return SNIFF_NAME_JUNK;
-	for (size_t i = 0; i < sizeof images / sizeof *images; i++)
-		if (!strcasecmp(extension(name), images[i]))
-			return SNIFF_NAME_IMAGE;
+	if (has_image_extension(name))
+		return SNIFF_NAME_IMAGE;
 	return unsupported_extension(name) ? SNIFF_NAME_UNSUPPORTED : SNIFF_NAME_OTHER;
+}
+
+bool sniff_folder_is_junk(const char *name)
+{
+	static const char *const names[] = {"@eaDir", "@tmp", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot",
+		"$RECYCLE.BIN", "RECYCLER", "lost+found", "System Volume Information",
+		"__MACOSX"}; /* .Trash-0, .~tmp~, .stversions, .thumbnails ... are hidden */
+	return name[0] == '.' || name[strlen(name) - 1] == '~' || IS_ONE_OF(name, names) || is_transfer(name);
 }
 
 /* A window over the file, moved by pread. end is the size when the walk began: what is written behind it meanwhile is
@@ -191,6 +242,18 @@ static bool next_marker(struct reader *r, uint8_t *marker)
 	return false;
 }
 
+/* The last scan ends in zeros, at least as many as a decoder reads ahead: cameras and recovery tools cut such files at a block.
+ * Whether the scan is complete only a decoder can tell. */
+static bool ends_in_zeros(struct reader *r, uint64_t scan)
+{
+	static const uint8_t zeros[16];
+	uint8_t tail[sizeof zeros];
+	if (r->error || r->end < scan + sizeof tail)
+		return false;
+	r->pos = r->end - sizeof tail;
+	return reader_take(r, tail, sizeof tail) && memcmp(tail, zeros, sizeof tail) == 0;
+}
+
 static enum sniff_verdict walk_jpeg(struct reader *r, struct sniff_image *image, struct error *err)
 {
 	static const char end[] = "the JPEG's end marker (EOI)";
@@ -201,8 +264,9 @@ static enum sniff_verdict walk_jpeg(struct reader *r, struct sniff_image *image,
 	for (;;) {
 		uint8_t marker, head[7];
 		if (in_scan) {
+			uint64_t scan = r->pos;
 			if (!next_marker(r, &marker))
-				return truncated(r, err, end);
+				return ends_in_zeros(r, scan) ? SNIFF_PADDED : truncated(r, err, end);
 		} else {
 			uint8_t ff;
 			if (!reader_take(r, &ff, 1))
@@ -344,7 +408,7 @@ enum sniff_verdict sniff_file(int fd, const char *name, struct sniff_image *imag
 	}
 	struct sniff_image found = {0};
 	enum sniff_verdict verdict = png ? walk_png(&r, &found, err) : walk_jpeg(&r, &found, err);
-	if (verdict == SNIFF_WHOLE && image)
+	if ((verdict == SNIFF_WHOLE || verdict == SNIFF_PADDED) && image)
 		*image = found;
 	return verdict;
 }

@@ -2,6 +2,7 @@
 #include "special.h"
 
 #include "config.h"
+#include "follow.h"
 #include "ingest.h"
 #include "names.h"
 #include "record.h"
@@ -35,8 +36,10 @@ static const char README[] =
 	"  setfattr -n user.trellis.submit -v 1 in/chair.png\n"
 	"What became of it: getfattr -n user.trellis.state in/chair.png (also .progress, .error, .outputs)\n"
 	"\n"
-	"A result is replaced when its picture is written again. Deleting a picture cancels its job and keeps its "
-	"models.\n";
+	"A result is replaced when its picture is written again, and renamed when its picture or a folder of it is.\n"
+	"Deleting a picture cancels its job and keeps its models. What you delete or rename in out/ is not made "
+	"again.\n"
+	"Hidden files and folders, and those of a trash, a backup or a transfer, are kept and ignored.\n";
 
 /* One immutable text, shared by the handles that opened it. */
 struct snapshot {
@@ -134,7 +137,7 @@ static void fill_workers(struct fs *fs, const struct scheduler_report *report, s
 static long count_publishing(const struct fs *fs, const struct scheduler_report *report)
 {
 	const struct input *now = report->publishing ? jobs_find(&fs->jobs, report->publishing) : NULL;
-	return fs->jobs.outcomes.n + (now && !now->unpublished);
+	return fs->jobs.outcomes.n + (now && !now->unpublished) + follow_waiting(fs);
 }
 
 /* Make both texts from one look at the state. state_free: asked for before the lock was taken, since a disk may be slow. */

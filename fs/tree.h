@@ -60,13 +60,14 @@ struct tree_node {
 	uint32_t mode, uid, gid;
 	uint32_t xattrs_len;
 	char *xattrs;	       /* packed, see tree_xattr_get; NULL: none */
-	uint64_t lookups : 46; /* what the kernel will FORGET */
+	uint64_t lookups : 45; /* what the kernel will FORGET */
 	uint8_t area : 2;      /* enum tree_area */
 	bool unseen : 1;       /* its content has not been looked at since the start (contents.h) */
 	bool unsized : 1;      /* and the journal does not know its size */
 	bool missing : 1;      /* its content is gone */
 	bool busy : 1;	       /* somebody is at its content without the lock (files.c) */
 	bool dirty : 1;	       /* written since the last job was made of it */
+	bool asked : 1;	       /* a job of it was asked for, whatever results there are */
 	bool flush_seen : 1;   /* what wrote last has sent a FLUSH: not an NFS server */
 	bool synced : 1;       /* an FSYNC came after the last write */
 	bool served : 1;       /* and through a handle that wrote nothing: an NFS server's */

@@ -3,10 +3,12 @@
 
 #include "config.h"
 #include "contents.h"
+#include "follow.h"
 #include "ingest.h"
 #include "record.h"
 #include "scheduler.h"
 #include "status_text.h"
+#include "stem.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -122,7 +124,8 @@ static const char *state_word(const struct fs *fs, const struct tree_node *node)
 		return INPUT_STATE_SETTLING;
 	if (!input || node->dirty)
 		return INPUT_STATE_IGNORED;
-	if (input->unpublished)
+	bool finished = input->state == INPUT_DONE || input->state == INPUT_FAILED;
+	if (input->unpublished || (finished && follow_waits(fs, input)))
 		return INPUT_STATE_RUNNING;
 	switch ((enum input_state)input->state) {
 	case INPUT_QUEUED:
@@ -139,18 +142,17 @@ static const char *state_word(const struct fs *fs, const struct tree_node *node)
 	return INPUT_STATE_IGNORED;
 }
 
-/* The published files of an input, a line each: those of its stem that came of it and still have that name. */
+/* The published files of an input, a line each: those of its stem, or of the one that they are about to leave, that came of it and
+ * still have that name. */
 static void list_outputs(const struct fs *fs, const struct input *input, struct bytes *text)
 {
-	char path[PATH_MAX];
-	for (unsigned output = 0; input && input->stem && output <= JOB_OUTPUTS; output++) {
-		const char *extension = output == JOB_OUTPUTS ? "error.txt" : job_output_extension(output);
-		if (snprintf(path, sizeof path, "%s.%s", input->stem, extension) >= (int)sizeof path)
-			continue;
-		const struct tree_node *node = tree_resolve(&fs->tree, tree_find(&fs->tree, TREE_OUT), path);
-		const struct result *result = node ? jobs_result(&fs->jobs, node->id) : NULL;
+	char path[STEM_PATH_MAX];
+	for (unsigned i = 0; input && i < 2 * (JOB_OUTPUTS + 1); i++) {
+		const char *stem = i % 2 ? input->old_stem : input->stem;
+		const struct result *result = stem ? stem_result(&fs->jobs, &fs->tree, stem, i / 2) : NULL;
 		if (!result || result->source != input->id)
 			continue;
+		stem_path(stem, i / 2, path);
 		bytes_put(text, text->len ? "\nout/" : "out/", text->len ? 5 : 4);
 		bytes_put(text, path, strlen(path));
 	}

@@ -96,9 +96,57 @@ Test(sniff, names)
 		{"a.crdownload", SNIFF_NAME_JUNK}, {".a.png.Xy12Zw", SNIFF_NAME_JUNK}, {"", SNIFF_NAME_JUNK},
 		{"a.webp", SNIFF_NAME_UNSUPPORTED}, {"a.HEIC", SNIFF_NAME_UNSUPPORTED},
 		{"a.tiff", SNIFF_NAME_UNSUPPORTED}, {"a.txt", SNIFF_NAME_OTHER}, {"png", SNIFF_NAME_OTHER},
-		{"a", SNIFF_NAME_OTHER}, {"part", SNIFF_NAME_OTHER}};
+		{"a", SNIFF_NAME_OTHER}, {"part", SNIFF_NAME_OTHER}, {"a.png.filepart", SNIFF_NAME_JUNK},
+		{"a.png.3fa1.partial", SNIFF_NAME_JUNK}, {"a.png.Download", SNIFF_NAME_JUNK},
+		{"a.opdownload", SNIFF_NAME_JUNK}, {"a.png.!sync", SNIFF_NAME_JUNK}, {"a.png.bak", SNIFF_NAME_JUNK},
+		{"a.orig", SNIFF_NAME_JUNK}, {"a.png.swp", SNIFF_NAME_JUNK}, {"a.png.~1~", SNIFF_NAME_JUNK},
+		{"a.png_original", SNIFF_NAME_JUNK}, {"a_original", SNIFF_NAME_OTHER},
+		{"the_original.png", SNIFF_NAME_IMAGE}, {"a.png.Xy12Zq", SNIFF_NAME_JUNK},
+		{"a.jpeg.k3mn9a", SNIFF_NAME_JUNK}, {"a.png.medium", SNIFF_NAME_OTHER},
+		{"a.png.240131", SNIFF_NAME_OTHER}, {"a.png.Xy12Z", SNIFF_NAME_OTHER}, {"a.Xy12Zq", SNIFF_NAME_OTHER},
+		{"a.png.1", SNIFF_NAME_OTHER}, {"a.tmpl", SNIFF_NAME_OTHER}};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
 		cr_expect_eq(sniff_name(cases[i].name), cases[i].kind, "%s", cases[i].name);
+}
+
+Test(sniff, folders)
+{
+	static const char *const junk[] = {".~tmp~", ".Trash-0", ".Trashes", ".stversions", "@eaDir", "#recycle",
+		"#Recycle", "$RECYCLE.BIN", "lost+found", "System Volume Information", "__MACOSX", ".rsync-partial",
+		"x.partial", "a.png.download", "d~"},
+				 *const others[] = {
+					 "d", "Trash", "a.png", "recycle", "lost", "2024.orig", "partial", "tmp"};
+	for (size_t i = 0; i < sizeof junk / sizeof *junk; i++)
+		cr_expect(sniff_folder_is_junk(junk[i]), "%s", junk[i]);
+	for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+		cr_expect_not(sniff_folder_is_junk(others[i]), "%s", others[i]);
+}
+
+/* Zeros instead of the end marker, as generate reads it too: so many that no decoder reads beyond them, and only in a scan. */
+Test(sniff, zeros_instead_of_the_end)
+{
+	struct error err;
+	struct sniff_image image = {0};
+	make_jpeg(&b);
+	size_t whole = b.len;
+	b.len -= 2;
+	memset(b.data + b.len, 0, 5000);
+	for (int zeros = 0; zeros < 5000; zeros = 2 * zeros + 1) {
+		b.len = whole - 2 + zeros;
+		cr_expect_eq(
+			judge(&b, "a.jpg", &image, &err), zeros < 16 ? SNIFF_TRUNCATED : SNIFF_PADDED, "%d", zeros);
+	}
+	cr_expect(image.width == 640 && image.height == 480);
+	b.data[b.len - 1] = 1;
+	cr_expect_eq(judge(&b, "a.jpg", &image, &err), SNIFF_TRUNCATED);
+	b.len = 20;
+	memset(b.data + b.len, 0, 5000);
+	b.len += 5000;
+	cr_expect_eq(judge(&b, "a.jpg", &image, &err), SNIFF_REFUSED, "zeros outside of a scan");
+	make_png(&b);
+	memset(b.data + b.len - 12, 0, 12 + 5000);
+	b.len += 5000;
+	cr_expect_neq(judge(&b, "a.png", &image, &err), SNIFF_PADDED);
 }
 
 Test(sniff, whole_images_under_any_name)

@@ -1,6 +1,7 @@
-/* test_fs_tree.c - tree.c, jobs.c and hash.c: names, order, extended attributes, turns, stems, BLAKE2b. */
+/* test_fs_tree.c - tree.c, jobs.c, stem.c and hash.c: names, order, extended attributes, turns, stems, BLAKE2b. */
 #include "hash.h"
 #include "jobs.h"
+#include "stem.h"
 #include "tree.h"
 #include "trees.h"
 
@@ -294,7 +295,7 @@ Test(jobs, paths_that_are_too_long)
 		struct tree_node *node = tree_new(&tree, 0, S_IFREG, 0, 0, 1);
 		cr_assert(tree_link(&tree, node, folder, "a.png"));
 		struct input *input = jobs_input(&jobs, node->id);
-		bool placed = jobs_claim_place(&jobs, &tree, input, node, &err);
+		bool placed = stem_claim(&jobs, &tree, input, node, 1u << JOB_GLB, &err);
 		cr_expect_eq(placed, i < 16, "%d folders deep", i);
 		cr_expect_eq(input->stem != NULL, placed);
 		jobs_show_name(node, shown, sizeof shown);
@@ -321,11 +322,11 @@ Test(jobs, paths_that_are_too_long)
 static void check_stem(const char *path, int i, const char *wanted)
 {
 	char stem[PATH_MAX];
-	cr_assert(jobs_stem_candidate(path, i, stem, sizeof stem));
+	cr_assert(stem_candidate(path, i, stem, sizeof stem));
 	cr_assert_str_eq(stem, wanted);
 }
 
-Test(jobs, stems)
+Test(stem, candidates)
 {
 	char path[600], stem[PATH_MAX];
 	check_stem("d/a.png", 0, "d/a");
@@ -333,38 +334,191 @@ Test(jobs, stems)
 	check_stem("d/a.png", 2, "d/a.png-2");
 	check_stem("d.x/a", 0, "d.x/a");
 	check_stem("a.b.png", 0, "a.b");
+	check_stem("a.png.1", 0, "a.png.1");
+	check_stem("a.xyz", 0, "a");
+	check_stem("a.png.webp", 0, "a.png");
 	for (int fill = 230; fill < 256; fill++) {
 		memset(path, 'x', sizeof path);
 		strcpy(path + fill - 4, ".png");
-		cr_assert(jobs_stem_candidate(path, 0, stem, sizeof stem));
+		cr_assert(stem_candidate(path, 0, stem, sizeof stem));
 		cr_assert_leq(strlen(stem) + strlen(".preview.png"), 255);
+		cr_expect(stem_fits(path, stem), "%d", fill);
 	}
 	for (int i = 0; i < 125; i++)
 		memcpy(path + 2 * i, "\xc3\xbc", 2);
 	strcpy(path + 250, ".png");
-	cr_assert(jobs_stem_candidate(path, 0, stem, sizeof stem));
+	cr_assert(stem_candidate(path, 0, stem, sizeof stem));
 	cr_assert_eq(strcspn(stem, "~") % 2, 0, "a character was cut");
 }
 
-Test(jobs, a_stem_has_one_owner)
+Test(stem, which_fit_a_path)
 {
+	static const char *const good[] = {"d/a", "d/a.png", "d/a.png-2", "d/a.png-99", "d-2/a", "d-34/a.png"},
+				 *const bad[] = {"a", "d/b", "d/a.jpg", "d/a-2", "d/a.png-1", "d/a.png-02",
+					 "d/a.png-100", "d/a.png-", "d/a.png-x", "d-1/a", "d2/a", "d/a/a", "d", "",
+					 "d/"};
+	for (size_t i = 0; i < sizeof good / sizeof *good; i++)
+		cr_expect(stem_fits("d/a.png", good[i]), "%s", good[i]);
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+		cr_expect_not(stem_fits("d/a.png", bad[i]), "%s", bad[i]);
+}
+
+/* A tree of pictures and results. */
+struct world {
 	struct tree tree;
 	struct jobs jobs;
-	cr_assert(tree_init(&tree, 0, 0, false, 1) && jobs_init(&jobs));
-	struct tree_node *png = add(&tree, TREE_IN, "a.png", S_IFREG | 0644),
-			 *jpg = add(&tree, TREE_IN, "a.jpg", S_IFREG | 0644);
-	struct input *first = jobs_input(&jobs, png->id), *second = jobs_input(&jobs, jpg->id);
-	cr_assert(jobs_claim_stem(&jobs, &tree, first, "a.png"));
-	cr_assert(jobs_claim_stem(&jobs, &tree, second, "a.jpg"));
-	cr_assert_str_eq(first->stem, "a");
-	cr_assert_str_eq(second->stem, "a.jpg");
-	cr_assert(jobs_claim_stem(&jobs, &tree, first, "a.png"));
-	cr_assert_str_eq(first->stem, "a");
-	cr_assert(tree_link(&tree, png, tree_find(&tree, TREE_IN), "b.png")); /* renamed: its stem is free */
-	cr_assert(jobs_claim_stem(&jobs, &tree, second, "a.jpg"));
-	cr_assert_str_eq(second->stem, "a");
-	jobs_finish(&jobs);
-	tree_finish(&tree);
+};
+
+static void make_world(struct world *w)
+{
+	cr_assert(tree_init(&w->tree, 0, 0, false, 1) && jobs_init(&w->jobs));
+}
+
+static void end_world(struct world *w)
+{
+	jobs_finish(&w->jobs);
+	tree_finish(&w->tree);
+}
+
+static struct input *add_picture(struct world *w, uint64_t parent, const char *name, uint32_t outputs)
+{
+	struct input *input = jobs_input(&w->jobs, add(&w->tree, parent, name, S_IFREG | 0644)->id);
+	cr_assert_not_null(input);
+	input->options.outputs = outputs;
+	return input;
+}
+
+static struct tree_node *add_result(
+	struct world *w, uint64_t parent, const char *name, uint64_t source, unsigned output)
+{
+	static const uint8_t key[JOBS_KEY_LEN] = {1};
+	struct tree_node *node = add(&w->tree, parent, name, S_IFREG | 0644);
+	node->area = AREA_OUT;
+	cr_assert_not_null(jobs_add_result(&w->jobs, node->id, source, key, output));
+	return node;
+}
+
+static void check_claim(struct world *w, struct input *input, const char *wanted)
+{
+	struct error err = {0};
+	struct tree_node *node = tree_find(&w->tree, input->id);
+	node->area = AREA_IN;
+	cr_assert(stem_claim(&w->jobs, &w->tree, input, node, input->options.outputs, &err), "%s", err.text);
+	cr_expect_str_eq(input->stem, wanted);
+}
+
+static void rename_picture(struct world *w, const struct input *input, uint64_t parent, const char *name)
+{
+	cr_assert(tree_link(&w->tree, tree_find(&w->tree, input->id), tree_find(&w->tree, parent), name));
+}
+
+Test(stem, has_one_owner)
+{
+	struct world w;
+	make_world(&w);
+	struct input *first = add_picture(&w, TREE_IN, "a.png", 1u << JOB_GLB),
+		     *second = add_picture(&w, TREE_IN, "a.jpg", 1u << JOB_GLB),
+		     *third = add_picture(&w, TREE_IN, "a.jpeg", 1u << JOB_GLB);
+	check_claim(&w, first, "a");
+	check_claim(&w, second, "a.jpg");
+	check_claim(&w, first, "a");
+	cr_expect_null(first->old_stem);
+	rename_picture(&w, first, TREE_IN, "b.png"); /* its stem is free */
+	check_claim(&w, second, "a.jpg");	     /* and each keeps what it has */
+	check_claim(&w, third, "a");
+	check_claim(&w, first, "b");
+	cr_expect_str_eq(first->old_stem, "a");
+	rename_picture(&w, first, TREE_IN, "c.png"); /* its results are where they were */
+	check_claim(&w, first, "c");
+	cr_expect_str_eq(first->old_stem, "a");
+	rename_picture(&w, third, TREE_IN, "a.jpeg~"); /* junk owns no stem */
+	rename_picture(&w, first, TREE_IN, "a.png");
+	check_claim(&w, first, "a");
+	cr_expect_null(first->old_stem);
+	end_world(&w);
+}
+
+Test(stem, what_is_there_is_not_replaced)
+{
+	struct world w;
+	make_world(&w);
+	struct input *a = add_picture(&w, TREE_IN, "a.png", 1u << JOB_GLB),
+		     *b = add_picture(&w, TREE_IN, "b.png", 1u << JOB_GLB);
+	check_claim(&w, a, "a");
+	add_result(&w, TREE_OUT, "b.glb", a->id, JOB_GLB); /* a's, where a user has put it */
+	check_claim(&w, b, "b.png");
+	struct input *c = add_picture(&w, TREE_IN, "c.png", 1u << JOB_GLB);
+	add(&w.tree, TREE_OUT, "c.glb", S_IFDIR | 0755);
+	check_claim(&w, c, "c.png");
+	struct input *d = add_picture(&w, TREE_IN, "d.png", 1u << JOB_GLB);
+	struct tree_node *of_nobody = add_result(&w, TREE_OUT, "d.glb", 9999, JOB_GLB); /* its picture has gone */
+	check_claim(&w, d, "d");
+	of_nobody->uid = 7; /* another user's */
+	check_claim(&w, d, "d.png");
+	struct input *e = add_picture(&w, TREE_IN, "e.png", 1u << JOB_GLB);
+	add_result(&w, TREE_OUT, "e.error.txt", 0, JOB_OUTPUTS); /* a user's */
+	check_claim(&w, e, "e.png");
+	struct tree_node *folder = add(&w.tree, TREE_IN, "a.glb", S_IFDIR | 0755);
+	struct input *f = add_picture(&w, folder->id, "f.png", 1u << JOB_GLB);
+	add_result(&w, TREE_OUT, "a.glb", a->id, JOB_GLB);
+	check_claim(&w, f, "a.glb-2/f");
+	end_world(&w);
+}
+
+/* What is about to leave is no obstacle, but has to go first. */
+Test(stem, those_that_leave_are_in_the_way)
+{
+	struct world w;
+	make_world(&w);
+	struct input *a = add_picture(&w, TREE_IN, "a.png", 1u << JOB_GLB),
+		     *b = add_picture(&w, TREE_IN, "b.png", 1u << JOB_GLB);
+	check_claim(&w, a, "a");
+	check_claim(&w, b, "b");
+	add_result(&w, TREE_OUT, "a.glb", a->id, JOB_GLB);
+	add_result(&w, TREE_OUT, "b.glb", b->id, JOB_GLB);
+	rename_picture(&w, a, TREE_IN, "t.png");
+	rename_picture(&w, b, TREE_IN, "a.png");
+	rename_picture(&w, a, TREE_IN, "b.png");
+	check_claim(&w, b, "a");
+	cr_expect_eq(stem_in_the_way(&w.jobs, &w.tree, b, 1u << JOB_GLB), a);
+	cr_expect_null(stem_in_the_way(&w.jobs, &w.tree, b, 1u << JOB_OUTPUTS));
+	check_claim(&w, a, "b");
+	cr_expect_eq(stem_in_the_way(&w.jobs, &w.tree, a, 1u << JOB_GLB), b);
+	cr_expect_eq(stem_owner(&w.jobs, &w.tree, "a", NULL), b);
+	cr_expect_null(stem_owner(&w.jobs, &w.tree, "a", b));
+	end_world(&w);
+}
+
+/* in/g.png with a Gaussian PLY and in/g.gaussian.png with a PLY would write the same file. */
+Test(stem, names_are_a_set)
+{
+	struct world w;
+	make_world(&w);
+	struct input *g = add_picture(&w, TREE_IN, "g.png", 1u << JOB_GLB | 1u << JOB_GAUSSIAN_PLY),
+		     *other = add_picture(&w, TREE_IN, "g.gaussian.png", 1u << JOB_PLY),
+		     *harmless = add_picture(&w, TREE_IN, "h.gaussian.png", 1u << JOB_GLB);
+	check_claim(&w, g, "g");
+	check_claim(&w, other, "g.gaussian.png");
+	struct input *h = add_picture(&w, TREE_IN, "h.png", 1u << JOB_GAUSSIAN_PLY);
+	check_claim(&w, harmless, "h.gaussian");
+	check_claim(&w, h, "h");
+	end_world(&w);
+}
+
+Test(stem, junk)
+{
+	struct world w;
+	make_world(&w);
+	struct tree_node *plain = add(&w.tree, TREE_IN, "d", S_IFDIR | 0755),
+			 *hidden = add(&w.tree, TREE_IN, ".Trash-0", S_IFDIR | 0755),
+			 *deep = add(&w.tree, hidden->id, "files", S_IFDIR | 0755);
+	cr_expect_not(stem_is_junk(add(&w.tree, plain->id, "a.png", S_IFREG | 0644)));
+	cr_expect(stem_is_junk(add(&w.tree, plain->id, "a.png~", S_IFREG | 0644)));
+	struct tree_node *node = add(&w.tree, deep->id, "a.png", S_IFREG | 0644);
+	cr_expect(stem_is_junk(node));
+	cr_assert(tree_link(&w.tree, deep, plain, "files"));
+	cr_expect_not(stem_is_junk(node));
+	end_world(&w);
 }
 
 Test(jobs, results_are_found_by_key)

@@ -1,7 +1,7 @@
 #!/bin/bash
 # mount_crash.sh - SIGKILL daemon, helper or worker at random moments of a mixed workload, remount, verify: what was
-# closed, renamed or removed is so, byte for byte; a mesh that was there is there; a job that was done stays done; in the end
-# every picture has the mesh of its bytes, and nothing runs again.
+# closed, renamed or removed is so, byte for byte; a mesh that was there is there, or has followed its picture; a job that was done
+# stays done; in the end every picture has the mesh of its bytes at its own name, and nothing runs again.
 # ROUNDS (25), SEED (of the clock) and LANES (1: so many mounts at once share the rounds) may be set; `make check-crash`
 # does 1,000 rounds.
 cd "$(dirname "$0")/../.." || exit 1
@@ -24,6 +24,7 @@ for i in $(seq 0 11); do "$tool" png "$dir/src/$i.png" $((i + 1)) $((1000 + i * 
 export FAKE_WORKER="slow=5 finish=30"
 log=$dir/ops
 : >"$log"
+: >"$dir/renamed-before"
 
 # An operation failed: for good reason, or because the daemon was killed, and then it is the one in doubt.
 failed() { [ -r "$mnt/README" ] && echo not >>"$log" || exit; }
@@ -35,7 +36,7 @@ workload() {
 	cd / || exit
 	while :; do
 		name=n$((RANDOM % 30)).png other=n$((RANDOM % 30)).png pick=$((RANDOM % 12))
-		case $((RANDOM % 10)) in
+		case $((RANDOM % 12)) in
 		0 | 1 | 2 | 3 | 4)
 			echo "try put $name" >>"$log"
 			cp "$dir/src/$pick.png" "$in/$name" && echo "put $name $pick" >>"$log" || exit
@@ -54,12 +55,17 @@ workload() {
 			rm "$in/$name" && echo "drop $name" >>"$log" || failed
 			;;
 		9) echo "seed = $pick" >"$mnt/config" ;;
+		10 | 11) # one that is done, where there is one
+			[ "$(getfattr --only-values -n user.trellis.state "$in/$name")" = "done" ] && [ "$name" != "$other" ] || continue
+			echo "try move $name $other" >>"$log"
+			mv "$in/$name" "$in/$other" && echo "move $name $other" >>"$log" || failed
+			;;
 		esac
 	done 2>/dev/null
 }
 
-# What the log says should be there: name -> picture. Moved: its mesh has the old name, until another picture takes that.
-declare -A want moved
+# What the log says should be there: name -> picture.
+declare -A want
 replay() {
 	want=()
 	local a b c d
@@ -69,12 +75,11 @@ replay() {
 		kept) want[$b]=$c ;;
 		put)
 			want[$b]=$c doubt=
-			unset "moved[$b]"
 			;;
 		move)
 			[ -n "${want[$b]:-}" ] && want[$c]=${want[$b]}
 			unset "want[$b]"
-			moved[$c]=1 doubt=
+			doubt=
 			;;
 		drop) unset "want[$b]" && doubt= ;;
 		not) doubt= ;;
@@ -104,7 +109,7 @@ verify() {
 		if [ "$name" = "${first:-}" ] || [ "$name" = "${second:-}" ]; then
 			found=
 			for k in $(seq 0 11); do cmp -s "$dir/src/$k.png" "$mnt/in/$name" && found=$k; done
-			want[$name]=$found moved[$name]=1
+			want[$name]=$found
 			[ -n "$found" ] && continue
 			rm -f "$mnt/in/$name"
 			unset "want[$name]"
@@ -115,7 +120,11 @@ verify() {
 		fi
 	done
 	ls "$mnt/out" >"$dir/out-now"
-	found=$(grep -vxFf "$dir/out-now" "$dir/out-before" | grep -v error.txt) && fail "round $round: gone from out/: $found"
+	# What was renamed a little before the kill, or before the last one, may have followed only now.
+	tail -n "+$((noted_at > 40 ? noted_at - 40 : 1))" "$log" | grep -oE 'n[0-9]+\.png' | sed 'h; s/png$/glb/p; g; s/png$/preview.png/' >"$dir/renamed"
+	sort -u "$dir/renamed" "$dir/renamed-before" >"$dir/followed"
+	mv "$dir/renamed" "$dir/renamed-before"
+	found=$(grep -vxFf "$dir/out-now" "$dir/out-before" | grep -v error.txt | grep -vxFf "$dir/followed") && fail "round $round: gone from out/: $found"
 	if compgen -G "$mnt/out/*.glb" >/dev/null; then
 		(cd "$mnt/out" && md5sum ./*.glb) >"$dir/meshes" || fail "round $round: a mesh cannot be read"
 		found=$(grep -vFf "$dir/whole" "$dir/meshes") && fail "round $round: no mesh of any picture: $found"
@@ -173,8 +182,8 @@ lost=0 poisoned=0
 for name in "${!want[@]}"; do
 	case $(getfattr --only-values -n user.trellis.state "$mnt/in/$name" 2>/dev/null) in
 	done)
-		mesh=$mnt/$(getfattr --only-values -n user.trellis.outputs "$mnt/in/$name" 2>/dev/null | grep 'glb$')
-		[ -d "$mesh" ] && [ -n "${moved[$name]:-}" ] && continue
+		mesh=$mnt/out/${name%.png}.glb
+		getfattr --only-values -n user.trellis.outputs "$mnt/in/$name" 2>/dev/null | grep -qx "out/${name%.png}.glb" || fail "$name is done, and its outputs are not at its name"
 		[ "$(md5sum <"$mesh" | cut -d ' ' -f 1)" = "$(sed -n $((want[$name] + 1))p "$dir/whole")" ] || fail "$mesh is not the mesh of picture ${want[$name]}"
 		;;
 	failed) getfattr --only-values -n user.trellis.error "$mnt/in/$name" 2>/dev/null | grep -q 'ended the worker' && poisoned=$((poisoned + 1)) || lost=$((lost + 1)) ;;

@@ -101,10 +101,13 @@ touch "$in/cp.png"
 chmod 600 "$in/cp.png"
 setfattr -n user.trellis.seed -v 5 "$in/cp.png" 2>/dev/null
 cat "$in/cp.png" >/dev/null
-mv "$in/dd.png" "$in/dd2.png"
 : >>"$in/cp.png"
 sleep 1
-[ "$(wc -l <"$dir/events")" = "$before" ] || fail "touch, chmod, xattr, read or rename made a result: $(tail -3 "$dir/events")"
+[ "$(wc -l <"$dir/events")" = "$before" ] || fail "touch, chmod, xattr or read made a result: $(tail -3 "$dir/events")"
+done=$(field .done)
+mv "$in/dd.png" "$in/dd2.png"
+settle
+[ "$(results "$dir/events" dd2)" = 1 ] && [ "$(field .done)" = "$done" ] || fail "after a rename: $(tail -3 "$dir/events")"
 
 # Overwriting: new content is one more job, replaced by rename; equal content announces the old result again.
 inode=$(stat -c %i "$mnt/out/cat.glb")
@@ -134,7 +137,7 @@ fi
 picture dd2.png 44 && dd if="$src/dd2.png" of="$in/dd2.png" bs=1000 conv=notrunc status=none
 if command -v rsync >/dev/null; then picture rsynci.png 46 && rsync -a --inplace "$src/rsynci.png" "$in/"; fi
 settle
-[ "$(results "$dir/events" dd2)" = 1 ] || fail "dd into a picture announced $(results "$dir/events" dd2) results of its new name"
+[ "$(results "$dir/events" dd2)" = 2 ] || fail "dd into a picture announced $(results "$dir/events" dd2) results of its new name"
 if command -v rsync >/dev/null; then
 	[ "$(results "$dir/events" rsynci)" = 2 ] || fail "rsync --inplace announced $(results "$dir/events" rsynci) results in all, not 2"
 fi
