@@ -234,7 +234,7 @@ static bool place_folders(const struct tree *tree, const char *path, char *place
 	for (const char *end; (end = strchr(path, '/')); path = end + 1) {
 		int len = (int)(end - path);
 		for (int i = 1;; i++) {
-			char number[8] = "";
+			char number[16] = "";
 			if (i > 1)
 				snprintf(number, sizeof number, "-%d", i);
 			if (i >= STEM_TRIES || len + strlen(number) > TREE_NAME_MAX || at + len + 8 > size)
