@@ -9,11 +9,11 @@ mkdir "$dir/src"
 for i in 1 2 3 4; do "$tool" png "$dir/src/$i.png" $i 3000; done
 : >"$dir/slow"
 SLOW_DISK=$dir/slow LD_PRELOAD=$TRELLIS_BUILD/tests/slow_disk.so mount_start -o preview=off
-mkdir "$mnt/in/work" "$mnt/in/still"
+mkdir "$mnt/in/busy" "$mnt/in/still"
 for i in $(seq 20); do echo $i >"$mnt/in/still/$i.txt"; done
-cp "$dir/src/1.png" "$mnt/in/work/one.png"
-cp "$dir/src/2.png" "$mnt/in/work/two.png"
-cp "$dir/src/2.png" "$mnt/in/work/three.png"
+cp "$dir/src/1.png" "$mnt/in/busy/one.png"
+cp "$dir/src/2.png" "$mnt/in/busy/two.png"
+cp "$dir/src/2.png" "$mnt/in/busy/three.png"
 settle
 
 # quick CALL COMMAND... - while the command runs with that call slow, stats of in/still are not
@@ -33,13 +33,13 @@ quick() {
 	awk -v s="${slowest:-9999}" 'BEGIN {exit !(s < 1000)}' || fail "$call held up a stat of another file for $slowest ms"
 	"$tool" stat "$mnt/in/still" 0.1 >/dev/null
 }
-empty() { : >"$mnt/in/work/one.png"; }
-look() { cat "$mnt/in/work/two.png" >/dev/null; }
-make() { echo new >"$mnt/in/work/new.txt"; }
-space() { fallocate -l 100000 "$mnt/in/work/new.txt"; }
-durable() { sync "$mnt/in/work/two.png"; }
-again() { cp "$dir/src/2.png" "$mnt/in/work/four.png" && sleep 1; } # the same picture: its result gets another name
-remove() { rm "$mnt/in/work/three.png" && sleep 0.7; }
+empty() { : >"$mnt/in/busy/one.png"; }
+look() { cat "$mnt/in/busy/two.png" >/dev/null; }
+make() { echo new >"$mnt/in/busy/new.txt"; }
+space() { fallocate -l 100000 "$mnt/in/busy/new.txt"; }
+durable() { sync "$mnt/in/busy/two.png"; }
+again() { cp "$dir/src/2.png" "$mnt/in/busy/four.png" && sleep 1; } # the same picture: its result gets another name
+remove() { rm "$mnt/in/busy/three.png" && sleep 0.7; }
 read_status() { cat "$mnt/status" >/dev/null; }
 quick openat64 look
 quick openat64 make
@@ -57,6 +57,6 @@ echo "fdatasync 700" >"$dir/slow"
 for _ in $(seq 100); do [ "$(stat -c %s "$state/journal")" -lt 10000000 ] && break || sleep 0.1; done
 [ "$(stat -c %s "$state/journal")" -lt 10000000 ] || fail "the journal keeps $(stat -c %s "$state/journal") bytes"
 settle 300
-[ -s "$mnt/out/work/four.glb" ] || fail "the picture of a slow disk was not made"
+[ -s "$mnt/out/busy/four.glb" ] || fail "the picture of a slow disk was not made"
 mount_stop
 finish
