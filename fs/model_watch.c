@@ -66,7 +66,8 @@ static void add_files(int fd, int levels, uint64_t *sum)
 		if (entry->d_name[0] == '.' || fstatat(dirfd(dir), entry->d_name, &st, 0) != 0)
 			continue;
 		if (S_ISDIR(st.st_mode) && levels > 0)
-			add_files(openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC), levels - 1, sum);
+			add_files(
+				openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC), levels - 1, sum);
 		if (!S_ISREG(st.st_mode))
 			continue;
 		uint64_t digest, facts[] = {st.st_ino, st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
