@@ -172,6 +172,38 @@ static int add_node(struct fs *fs, struct tree_node *dir, struct tree_node *node
 	return 0;
 }
 
+/* The folder of in/ whose pictures have their results in that folder of out/; "x-2" may be the place of "x" (stem.c). NULL: none. */
+static const struct tree_node *pictures_of(const struct fs *fs, const struct tree_node *dir, const char *name)
+{
+	char path[PATH_MAX], other[TREE_NAME_MAX + 1];
+	struct tree_node *in = tree_find(&fs->tree, TREE_IN);
+	if (dir->id != TREE_OUT)
+		in = tree_path(dir, path, sizeof path) ? tree_resolve(&fs->tree, in, path) : NULL;
+	if (!in || !S_ISDIR(in->mode))
+		return NULL;
+	const struct tree_node *found = tree_lookup(&fs->tree, in, name);
+	const char *dash = strrchr(name, '-');
+	if ((!found || !S_ISDIR(found->mode)) && dash && strspn(dash + 1, "0123456789") == strlen(dash + 1)) {
+		snprintf(other, sizeof other, "%.*s", (int)(dash - name), name);
+		found = tree_lookup(&fs->tree, in, other);
+	}
+	return found && S_ISDIR(found->mode) ? found : NULL;
+}
+
+/* A folder of results is like out/ itself, but protects them as the folder of their pictures protects those: it belongs to the
+ * same user, if the daemon may still put something there; where several may write it is sticky. */
+static void protect_results(
+	const struct fs *fs, const struct tree_node *dir, const char *name, uint32_t *mode, struct caller *owner)
+{
+	const struct tree_node *pictures = pictures_of(fs, dir, name);
+	*mode = tree_find(&fs->tree, TREE_OUT)->mode;
+	if (!pictures || (geteuid() != 0 && pictures->uid != geteuid()))
+		return;
+	*mode = S_IFDIR | (pictures->mode & 0777) | S_IWUSR | S_IXUSR | (pictures->mode & 022 ? S_ISVTX : 0);
+	owner->uid = pictures->uid;
+	owner->gid = pictures->gid;
+}
+
 static int make_node(struct fs *fs, const struct caller *caller, uint64_t parent, const char *name, uint32_t mode,
 	const char *target, struct stat *st)
 {
@@ -185,18 +217,16 @@ static int make_node(struct fs *fs, const struct caller *caller, uint64_t parent
 		error = EDQUOT;
 	if (error)
 		return error;
-	if (dir->area == AREA_OUT) /* folders of results belong to the daemon and are like out/ itself */
-		mode = tree_find(&fs->tree, TREE_OUT)->mode;
+	struct caller owner = caller ? *caller : (struct caller){.uid = geteuid(), .gid = getegid()};
+	if (dir->area == AREA_OUT)
+		protect_results(fs, dir, name, &mode, &owner);
 	bool inherit = dir->area == AREA_IN && (dir->mode & S_ISGID);
 	if (inherit && S_ISDIR(mode))
 		mode |= S_ISGID;
-	const struct caller self = {.uid = geteuid(), .gid = getegid()};
-	if (!caller)
-		caller = &self;
 	uint64_t id = fs_take_id(fs);
 	char *copy = target ? strdup(target) : NULL;
-	struct tree_node *node = id && (copy || !target) ? tree_new(&fs->tree, id, mode, caller->uid,
-								   inherit ? dir->gid : caller->gid, fs_now_ns())
+	struct tree_node *node = id && (copy || !target) ? tree_new(&fs->tree, id, mode, owner.uid,
+								   inherit ? dir->gid : owner.gid, fs_now_ns())
 							 : NULL;
 	if (!node) {
 		free(copy);
