@@ -32,7 +32,7 @@ struct input {
 	uint8_t device_failures;    /* and how often; not persisted */
 	uint8_t storage_tries;	    /* how often the state disk was full; not persisted */
 	uint8_t deaths;		    /* workers that died with it */
-	uint8_t state : 5;	    /* enum input_state */
+	uint8_t state : 3;	    /* enum input_state */
 	bool early : 1;		    /* submitted before its picture has settled: what comes of it is held until then */
 	bool restless : 1;	    /* an early job was withdrawn: no other one until the picture has settled */
 	bool unpublished : 1;	    /* done through results that exist, or failed, before it ran: the scheduler has to
