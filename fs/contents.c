@@ -54,6 +54,8 @@ static bool recover_one(void *user, uint64_t id)
 	struct fs *fs = user;
 	struct stat st;
 	char name[TREE_NAME_MAX + 1];
+	if (id >= TREE_ID_MAX)
+		return true; /* none of ours */
 	if (id >= fs->tree.next_id)
 		fs->tree.next_id = id + 1; /* given away, or about to be */
 	if (id < TREE_FIRST_ID || tree_find(&fs->tree, id) || state_content_stat(&fs->state, id, &st) != 0 ||

@@ -190,7 +190,7 @@ bool fs_begin(struct fs *fs, struct journal_report *report, struct error *err)
 	struct bytes image = {0};
 	fs->sweeps = !report->damaged && !report->torn && !report->unmarked;
 	if (!fs->sweeps) {
-		if (report->id_limit > fs->tree.next_id)
+		if (report->id_limit > fs->tree.next_id && report->id_limit < TREE_ID_MAX)
 			fs->tree.next_id = report->id_limit;
 		if (!contents_recover(fs))
 			return error_set(err, "out of memory");

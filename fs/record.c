@@ -154,8 +154,9 @@ static bool put_in_lost(struct tree *tree, struct tree_node *node, const char *w
 /* The folder of an unknown id, in the place of its owner's: that of the first of its children. */
 static struct tree_node *make_lost_folder(struct tree *tree, uint64_t id, const struct tree_node *child)
 {
-	struct tree_node *dir =
-		id < TREE_FIRST_ID ? NULL : tree_new(tree, id, S_IFDIR | 0700, child->uid, child->gid, child->ctime_ns);
+	struct tree_node *dir = id < TREE_FIRST_ID || id >= TREE_ID_MAX
+					? NULL
+					: tree_new(tree, id, S_IFDIR | 0700, child->uid, child->gid, child->ctime_ns);
 	if (dir && put_in_lost(tree, dir, ""))
 		return dir;
 	if (dir)
@@ -211,7 +212,8 @@ static enum change_fate apply_node(struct tree *tree, struct reader *r)
 	bool fixed = id < TREE_FIRST_ID;
 	enum change_fate fate = CHANGE_APPLIED;
 	struct tree_node *node = id == TREE_LOST ? tree_lost(tree) : tree_find(tree, id);
-	bool ok = !r->failed && (fixed ? node != NULL : S_ISREG(mode) || S_ISDIR(mode) || S_ISLNK(mode)) &&
+	bool ok = !r->failed && id < TREE_ID_MAX &&
+		  (fixed ? node != NULL : S_ISREG(mode) || S_ISDIR(mode) || S_ISLNK(mode)) &&
 		  (!node || (node->mode & S_IFMT) == (mode & S_IFMT));
 	if (!ok)
 		fate = CHANGE_CONTRADICTS;
@@ -351,7 +353,7 @@ static enum change_fate apply_config(struct job_options *config, struct reader *
 static enum change_fate apply_next_id(struct tree *tree, struct reader *r)
 {
 	uint64_t next = reader_u64(r);
-	if (r->failed || next < TREE_FIRST_ID)
+	if (r->failed || next < TREE_FIRST_ID || next >= TREE_ID_MAX)
 		return CHANGE_CONTRADICTS;
 	tree->next_id = next; /* lower than before at the end of a session, which gave away fewer than it might have */
 	return CHANGE_APPLIED;

@@ -26,6 +26,9 @@ enum {
 	TREE_FIRST_ID = 64
 };
 
+/* No id reaches it; from a journal or a file's name it is none. A readdir cookie is an id and a bit more, in 63 bits. */
+#define TREE_ID_MAX (UINT64_C(1) << 62)
+
 /* Which of the top folders a node is under; fixed for life, because nothing is renamed between them. */
 enum tree_area { AREA_TOP, AREA_IN, AREA_OUT, AREA_LOST };
 

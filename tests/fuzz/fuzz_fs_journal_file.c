@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static char path[64];
+static char path[256];
 static const struct options options;
 
 static void write_journal(int dir_fd, const uint8_t *data, size_t size)
@@ -67,9 +67,7 @@ static void write_seeds(const char *corpus)
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-	snprintf(path, sizeof path, "%s/trellisfs-fuzz-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-	if (!mkdtemp(path))
-		abort();
+	seeds_make_folder(path);
 	write_seeds(seeds_corpus(*argc, *argv));
 	return 0;
 }

@@ -171,15 +171,11 @@ static bool remove_content(void *user, uint64_t id)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct options options = {.max_bytes = 1 << 20};
-	static char path[64];
+	static char path[256];
 	struct error err;
 	struct run *r = calloc(1, sizeof *r);
-	if (!path[0]) {
-		snprintf(path, sizeof path, "%s/trellisfs-fuzz-XXXXXX",
-			access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-		if (!mkdtemp(path))
-			abort();
-	}
+	if (!path[0])
+		seeds_make_folder(path);
 	r->data = data;
 	r->size = size < 600 ? size : 600;
 	if (!fs_init(&r->fs, &options, path, &err))

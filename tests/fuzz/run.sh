@@ -8,6 +8,9 @@ cd "$(dirname "$0")/../.." || exit 1
 # shellcheck disable=SC2034
 seeds_image=tests/golden/images
 failed=0 ran=0
+FUZZ_DIR=$(mktemp -d -p "$([ -w /dev/shm ] && echo /dev/shm || echo /tmp)" trellisfs-fuzz.XXXXXX) || exit 1
+export FUZZ_DIR
+trap 'rm -rf "$FUZZ_DIR"' EXIT
 mkdir -p "$build/fuzz/found"
 for program in "$build"/fuzz/fuzz_*; do
 	[ -x "$program" ] || continue
