@@ -68,8 +68,9 @@ client 'ls out\*' | grep -q 'a.glb' || fail "ls"
 client "mkdir in\\d; rename in\\a.png in\\d\\moved.png" | grep -q NT_STATUS && fail "rename"
 [ -e "$mnt/in/d/moved.png" ] || fail "rename did nothing"
 client "put \"$dir/src/a.png\" out\\x.glb" | grep -q NT_STATUS_ACCESS_DENIED || fail "out/ can be written to"
-client "del out\\a.glb" | grep -q NT_STATUS && fail "del"
-[ ! -e "$mnt/out/a.glb" ] || fail "del did nothing"
+wait_for "$mnt/out/d/moved.glb" && [ ! -e "$mnt/out/a.glb" ] || fail "the result did not follow its picture"
+client "del out\\d\\moved.glb" | grep -q NT_STATUS && fail "del"
+[ ! -e "$mnt/out/d/moved.glb" ] || fail "del did nothing"
 sleep 1
 [ "$(field .done)" = 2 ] || fail "rename or del made a job"
 finish
