@@ -78,7 +78,7 @@ static bool is_file(const char *path)
 	return stat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0;
 }
 
-/* An error file's text (or what else went wrong with the path) on stderr, its control bytes as spaces. */
+/* An error file's text (or what else went wrong with the path) on stderr: one line. */
 static void print_failure(const char *argv0, const char *path, const char *text)
 {
 	struct error err;
@@ -87,16 +87,11 @@ static void print_failure(const char *argv0, const char *path, const char *text)
 	if (fd >= 0) {
 		ssize_t n = read(fd, read_text, sizeof read_text - 1);
 		read_text[n > 0 ? n : 0] = 0;
+		read_text[strcspn(read_text, "\n")] = 0;
 		close(fd);
 		text = read_text;
 	}
 	error_set(&err, "%s: %s", path, text ? text : strerror(errno));
-	size_t len = strlen(err.text);
-	while (len && err.text[len - 1] == '\n')
-		err.text[--len] = 0;
-	for (size_t i = 0; i < len; i++)
-		if ((unsigned char)err.text[i] < 0x20 || err.text[i] == 0x7f)
-			err.text[i] = ' ';
 	cli_fail(argv0, &err);
 }
 
