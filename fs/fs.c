@@ -72,7 +72,7 @@ int64_t fs_used(const struct fs *fs)
 bool fs_over_quota(const struct fs *fs, int64_t bytes, int names)
 {
 	return fs->options->max_bytes > 0 &&
-	       fs_used(fs) + bytes + (int64_t)names * FS_NAME_BYTES > fs->options->max_bytes;
+	       bytes > fs->options->max_bytes - fs_used(fs) - (int64_t)names * FS_NAME_BYTES;
 }
 
 /* ---- The start. ---- */

@@ -201,6 +201,9 @@ static struct tree_node *make_node(struct tree *tree, uint64_t id, uint32_t mode
 	return node;
 }
 
+/* A larger one is not added up with others, but asked of its content. */
+#define SIZE_BELIEVED (INT64_C(1) << 44)
+
 static enum change_fate apply_node(struct tree *tree, struct reader *r)
 {
 	uint64_t id = reader_u64(r), parent = reader_u64(r);
@@ -231,9 +234,9 @@ static enum change_fate apply_node(struct tree *tree, struct reader *r)
 		node->ctime_ns = ctime;
 	}
 	if (ok && fate != CHANGE_NO_MEMORY && S_ISREG(mode) && !fixed) {
-		node->size = size >= 0 ? size : 0;
+		node->unsized = size < 0 || size > SIZE_BELIEVED;
+		node->size = node->unsized ? 0 : size;
 		node->content_ns = content_ns;
-		node->unsized = size < 0;
 	}
 	free(name);
 	free(target);

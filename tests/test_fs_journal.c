@@ -382,8 +382,8 @@ Test(journal, what_has_no_place_is_in_lost)
 	remove_folder(dir_fd);
 }
 
-/* An id that no file ever had would leave none to give. */
-Test(journal, ids_beyond_reach)
+/* An id that no file ever had would leave none to give; such a size does not add up. */
+Test(journal, numbers_beyond_reach)
 {
 	struct world w;
 	struct bytes change = {0};
@@ -392,6 +392,7 @@ Test(journal, ids_beyond_reach)
 	struct tree_node file = {.id = UINT64_MAX - 1, .mode = S_IFREG | 0644};
 	record_node(&change, &file, TREE_IN, "a");
 	file.id = 400;
+	file.size = INT64_MAX;
 	record_node(&change, &file, UINT64_MAX, "b");
 	record_next_id(&change, UINT64_MAX - 5);
 	cr_assert_eq(journal_append(&w.journal, &change, false), 0);
@@ -402,6 +403,7 @@ Test(journal, ids_beyond_reach)
 	cr_assert_lt(w.tree.next_id, 1000);
 	cr_assert_null(tree_find(&w.tree, UINT64_MAX - 1));
 	cr_assert_not_null(tree_find(&w.tree, 400));
+	cr_assert(tree_find(&w.tree, 400)->unsized);
 	close_world(&w);
 	remove_folder(dir_fd);
 }
