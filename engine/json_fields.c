@@ -1,5 +1,5 @@
 /* json_fields.c - read JSON files and typed fields of their objects, with errors that name the file and the key.
- * Used by checkpoint.c, encoder_config.c and pipeline_json.c, on top of jansson. */
+ * Used by whatever reads a JSON file of a model, on top of jansson. */
 #include "json_fields.h"
 
 #include "buffer.h"

@@ -296,5 +296,5 @@ void options_print_help(void)
 	       "can be, as\n"
 	       "the next mount would; --salvage copies what is there to DIR. Exit status: 0 clean, 1 put right, 4 "
 	       "errors are left,\n"
-	       "8 it cannot be looked at, 16 usage.\n");
+	       "8 it cannot be looked at, put right or copied out, 16 usage.\n");
 }

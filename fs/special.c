@@ -29,6 +29,7 @@ static const char README[] =
 	"  status       what is going on: cat status, watch cat status\n"
 	"  status.json  the same for programs\n"
 	"  config       options of the jobs to come: cat config; echo 'seed = 7' > config\n"
+	"  lost/        only after damage: files whose place is not known any more\n"
 	"\n"
 	"To wait for a result: trellis wait in/chair.png\n"
 	"Options for one picture, before it is copied or with a new submission:\n"
@@ -38,7 +39,7 @@ static const char README[] =
 	"\n"
 	"A result is replaced when its picture is written again, and renamed when its picture or a folder of it is.\n"
 	"Deleting a picture cancels its job and keeps its models. What you delete or rename in out/ is not made "
-	"again.\n"
+	"again\nuntil its picture is written or submitted again.\n"
 	"Hidden files and folders, and those of a trash, a backup or a transfer, are kept and ignored.\n";
 
 /* One immutable text, shared by the handles that opened it. */

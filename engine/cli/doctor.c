@@ -36,7 +36,7 @@ static const char help[] =
 	"  device     what can compute: a matrix product, a norm and an attention are run and compared with the\n"
 	"             plain C oracle; a device that only claims to work fails\n"
 	"  fuse       whether a filesystem can be mounted here\n"
-	"  state      the state directories of mounts, and whether one has been damaged\n"
+	"  state      the state directories in the default place, and whether one has been damaged\n"
 	"  model      found, complete, every tensor of the right shape\n"
 	"  job        (--full) the model is loaded and turns a picture into a mesh\n"
 	"\n"
@@ -210,11 +210,12 @@ static void check_fuse(struct report *r)
 			"no fusermount3 in PATH: only root can mount (Debian package fuse3)");
 }
 
-/* $XDG_STATE_HOME/trellisfs or ~/.local/state/trellisfs, of root /var/lib/trellisfs: where trellisfs keeps a mount's state. */
+/* $XDG_STATE_HOME/trellisfs or ~/.local/state/trellisfs, of root /var/lib/trellisfs: where trellisfs keeps a mount's state
+ * (state_default_path in fs/state.c, which this program does not link). */
 static bool state_base(char *path, size_t size)
 {
 	const char *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-	int len = geteuid() == 0	   ? snprintf(path, size, "/var/lib/trellisfs")
+	int len = getuid() == 0		   ? snprintf(path, size, "/var/lib/trellisfs")
 		  : xdg && xdg[0] == '/'   ? snprintf(path, size, "%s/trellisfs", xdg)
 		  : home && home[0] == '/' ? snprintf(path, size, "%s/.local/state/trellisfs", home)
 					   : -1;

@@ -3,7 +3,8 @@
  *
  *   sandbox_enter   main thread, before any other: another user (of a daemon that is root), no capability but one, no system
  *                   calls that a worker has no need of; of all files only those of the system's libraries, of devices and of
- *                   the model can be read, and none written but by descriptors that the daemon gives
+ *                   the model can be read, and none written but by descriptors that the
+ *                   daemon gives, devices and the names of its own threads
  *   model_open      on the device thread: maps the model's files, which are not opened again
  *   sandbox_settle  each thread that there is by then: no capability at all, and no file of the model any more
  *   device, jobs    by then nothing is left: user nobody, no capabilities, Landlock, seccomp
