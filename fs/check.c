@@ -121,7 +121,8 @@ static void look(struct check *c)
 		printf(", %ld in lost/", c->files[AREA_LOST]);
 	printf("\n");
 	if (c->left_over)
-		printf("contents that never had a name: %ld; the next mount removes them\n", c->left_over);
+		printf("contents that never had a name: %ld; %s removes them\n", c->left_over,
+			is_whole(&c->report) ? "the next mount" : "a mount after the next");
 }
 
 /* ---- Copy out. ---- */
@@ -138,8 +139,7 @@ static bool copy_bytes(int from, int to)
 
 static void copy_attributes(int fd, const struct tree_node *node)
 {
-	const struct timespec times[2] = {{node->atime_ns / 1000000000, node->atime_ns % 1000000000},
-		{node->mtime_ns / 1000000000, node->mtime_ns % 1000000000}};
+	const struct timespec times[2] = {fs_to_timespec(node->atime_ns), fs_to_timespec(node->mtime_ns)};
 	if (geteuid() == 0)
 		(void)!fchown(fd, node->uid, node->gid);
 	(void)!fchmod(fd, node->mode & 0777);
@@ -149,7 +149,7 @@ static void copy_attributes(int fd, const struct tree_node *node)
 static bool copy_file(const struct fs *fs, const struct tree_node *node, int dir_fd)
 {
 	int from = state_content_open(&fs->state, node->id, O_RDONLY);
-	if (from < 0 && from == -ENOENT)
+	if (from == -ENOENT)
 		return true; /* told as missing */
 	int to = openat(dir_fd, node->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	bool ok = from >= 0 && to >= 0 && copy_bytes(from, to);

@@ -5,10 +5,7 @@
 #include "names.h"
 #include "record.h"
 #include "scheduler.h"
-#include "sniff.h"
-#include "sync.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -69,8 +66,7 @@ static bool recover_one(void *user, uint64_t id)
 	if (!node || !tree_link(&fs->tree, node, lost, name))
 		return false;
 	node->size = st.st_size;
-	node->atime_ns = node->mtime_ns = node->content_ns =
-		st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
+	node->atime_ns = node->mtime_ns = node->content_ns = fs_to_ns(st.st_mtim);
 	return true;
 }
 
@@ -145,7 +141,7 @@ static void see(struct fs *fs, struct tree_node *node, int error, const struct s
 	const struct input *input = jobs_find(&fs->jobs, node->id);
 	bool known = !node->unsized, empty = known && node->size == 0;
 	int64_t size = error ? (empty ? 0 : node->size) : st->st_size;
-	int64_t mtime_ns = error ? node->content_ns : st->st_mtim.tv_sec * INT64_C(1000000000) + st->st_mtim.tv_nsec;
+	int64_t mtime_ns = error ? node->content_ns : fs_to_ns(st->st_mtim);
 	node->unseen = node->unsized = false;
 	fs->unseen -= node->area == AREA_IN;
 	if (!node->parent)

@@ -20,11 +20,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static int64_t to_ns(struct timespec t)
-{
-	return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
-}
-
 /* A truncation or chown takes the set-id bits away, whoever does it; before a write by one who may not keep them the
  * kernel sends a SETATTR of nothing. It leaves the bits to us (mount.c). */
 static uint32_t without_set_id(uint32_t mode)
@@ -210,7 +205,7 @@ static int64_t content_time(const struct tree_node *node)
 	struct stat st;
 	if (!S_ISREG(node->mode) || node->fd < 0 || fstat(node->fd, &st) != 0)
 		return node->content_ns;
-	return to_ns(st.st_mtim);
+	return fs_to_ns(st.st_mtim);
 }
 
 /* The last writer has gone: what it wrote is journalled, synced soon, and looked at by ingest. */
@@ -384,11 +379,11 @@ static int set_attributes(struct fs *fs, struct tree_node *node, unsigned what, 
 	if (what & FILES_GID)
 		changed.gid = st->st_gid;
 	if (what & FILES_ATIME)
-		changed.atime_ns = to_ns(st->st_atim);
+		changed.atime_ns = fs_to_ns(st->st_atim);
 	if (what & FILES_MTIME)
-		changed.mtime_ns = to_ns(st->st_mtim);
+		changed.mtime_ns = fs_to_ns(st->st_mtim);
 	changed.content_ns = content_time(node);
-	changed.ctime_ns = what & FILES_CTIME ? to_ns(st->st_ctim) : fs_now_ns();
+	changed.ctime_ns = what & FILES_CTIME ? fs_to_ns(st->st_ctim) : fs_now_ns();
 	if (node->parent && node->area != AREA_TOP) {
 		record_node(fs_change(fs), &changed, node->parent->id, node->name);
 		int error = fs_commit(fs, false);

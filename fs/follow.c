@@ -142,19 +142,6 @@ void follow_taken(struct fs *fs, const struct tree_node *node)
 	fs_commit(fs, false);
 }
 
-/* The node after this one in the tree below top, parents first; NULL: no more. */
-static const struct tree_node *next_below(const struct tree_node *node, const struct tree_node *top)
-{
-	if (S_ISDIR(node->mode) && node->n_children > 0)
-		return tree_next_child(node, 0);
-	for (; node != top; node = node->parent) {
-		const struct tree_node *next = tree_next_child(node->parent, node->id);
-		if (next)
-			return next;
-	}
-	return NULL;
-}
-
 /* The stem of a result's source that is at `from`, a folder, when that is called `to`. False: it has another one. */
 static bool carried_stem(const struct input *input, const char *from, const char *to, char stem[PATH_MAX])
 {
@@ -168,7 +155,7 @@ void follow_carry_folder(struct fs *fs, const struct tree_node *folder, const ch
 	char from[PATH_MAX], stem[PATH_MAX];
 	if (!tree_path(folder, from, sizeof from))
 		return;
-	for (const struct tree_node *node = folder; (node = next_below(node, folder));) {
+	for (const struct tree_node *node = folder; (node = tree_next_below(node, folder));) {
 		const struct result *result = jobs_result(&fs->jobs, node->id);
 		struct input *input = result ? jobs_find(&fs->jobs, result->source) : NULL;
 		if (!carried_stem(input, from, to, stem))
@@ -486,7 +473,7 @@ static bool is_all_of(const struct fs *fs, const struct tree_node *results, cons
 {
 	char path[PATH_MAX], wanted[STEM_PATH_MAX];
 	int n = 0;
-	for (const struct tree_node *node = results; (node = next_below(node, results));) {
+	for (const struct tree_node *node = results; (node = tree_next_below(node, results));) {
 		if (++n > WHOLE_MAX)
 			return false;
 		if (S_ISDIR(node->mode))

@@ -7,24 +7,38 @@
 #include "sync.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+int64_t fs_to_ns(struct timespec time)
+{
+	return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+}
+
+struct timespec fs_to_timespec(int64_t ns)
+{
+	struct timespec time = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+	if (time.tv_nsec < 0) {
+		time.tv_nsec += 1000000000;
+		time.tv_sec--;
+	}
+	return time;
+}
+
 int64_t fs_now_ns(void)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now); /* not the coarse one: must not be behind the times of contents */
-	return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+	return fs_to_ns(now);
 }
 
 int64_t fs_monotonic_ns(void)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+	return fs_to_ns(now);
 }
 
 struct bytes *fs_change(struct fs *fs)
@@ -80,13 +94,10 @@ bool fs_over_quota(const struct fs *fs, int64_t bytes, int names)
 bool fs_load(struct fs *fs, const struct options *options, const char *state_path, enum state_mode mode,
 	struct journal_report *report, struct error *err)
 {
-	pthread_condattr_t attr;
 	*fs = (struct fs){.options = options, .start_ns = fs_monotonic_ns(), .config = config_defaults()};
 	fs->journal = (struct journal){.log.fd = -1, .copy.fd = -1, .mark_fd = -1};
 	pthread_mutex_init(&fs->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_cond_init(&fs->content_idle, &attr);
-	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&fs->content_idle, NULL);
 	if (!state_open(&fs->state, state_path, mode, err))
 		return false;
 	if (!tree_init(&fs->tree, geteuid(), getegid(), options->allow_other, fs_now_ns()) || !jobs_init(&fs->jobs))
@@ -146,8 +157,7 @@ static void log_recovery(const struct fs *fs, const struct journal_report *repor
 			(long long)report->cut_bytes);
 	if (r->damaged)
 		fs_log("the journal was damaged: %s%lld bytes of it cannot be read, %llu changes are lost, %llu were "
-		       "out of order; what "
-		       "it was is kept as journal.damaged",
+		       "out of order; what it was is kept as journal.damaged",
 			report->gone ? "its beginning is gone, " : "", (long long)r->damaged_bytes,
 			(unsigned long long)r->lost_changes, (unsigned long long)r->reordered);
 	if (report->unmarked)
@@ -157,8 +167,7 @@ static void log_recovery(const struct fs *fs, const struct journal_report *repor
 		fs_log("%ld files that have no place any more are in lost/", r->lost_files);
 	if (report->format == 1)
 		fs_log("the state directory is written anew in a newer format; the old journal is kept as "
-		       "journal.trlsfs1 until the "
-		       "next clean end");
+		       "journal.trlsfs1 until the next clean end");
 }
 
 /* The reservation of ids, and what was found without a name: synced, with the mark, before anything is served. */

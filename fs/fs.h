@@ -141,6 +141,9 @@ bool fs_over_quota(const struct fs *fs, int64_t bytes, int names);
 /* Journal the reservation of ids when few are left, as the caller syncs next: the limit that holds then, or 0. Needs fs->lock. */
 uint64_t fs_reserve_ids(struct fs *fs);
 
+/* Times are kept as ns since 1970, negative before. */
+int64_t fs_to_ns(struct timespec time);
+struct timespec fs_to_timespec(int64_t ns);
 int64_t fs_now_ns(void);       /* CLOCK_REALTIME, the clock of file times */
 int64_t fs_monotonic_ns(void); /* CLOCK_MONOTONIC */
 

@@ -234,7 +234,7 @@ static void examine(const struct fs *fs, struct look *look)
 		goto close;
 	}
 	look->stamp_size = st.st_size;
-	look->stamp_mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
+	look->stamp_mtime_ns = fs_to_ns(st.st_mtim);
 	look->verdict = sniff_file(look->fd, look->name, NULL, &look->error);
 	if ((look->verdict == SNIFF_WHOLE || look->verdict == SNIFF_PADDED) && !make_key(fs, look))
 		look->verdict = SNIFF_IO_ERROR;
@@ -384,8 +384,7 @@ static void *run(void *user)
 		if (ingest->n == 0) {
 			pthread_cond_wait(&ingest->wake, &fs->lock);
 		} else if (ingest->heap[0].due_ns > fs_monotonic_ns()) {
-			struct timespec until = {.tv_sec = ingest->heap[0].due_ns / 1000000000,
-				.tv_nsec = ingest->heap[0].due_ns % 1000000000};
+			struct timespec until = fs_to_timespec(ingest->heap[0].due_ns);
 			pthread_cond_timedwait(&ingest->wake, &fs->lock, &until);
 		} else if (take(fs, &look)) {
 			pthread_mutex_unlock(&fs->lock);

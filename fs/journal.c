@@ -284,14 +284,12 @@ bool journal_copy_publish(int dir_fd, const struct journal_log *copy)
 	return fdatasync(copy->fd) == 0 && renameat(dir_fd, "journal.new", dir_fd, "journal") == 0;
 }
 
-int journal_copy_end(struct journal *j, int64_t base_len)
+void journal_copy_end(struct journal *j, int64_t base_len)
 {
-	int old = j->log.fd;
 	j->log = j->copy;
 	j->copy.fd = -1;
 	j->base_len = base_len;
 	j->broken = 0;
-	return old;
 }
 
 /* ---- The start. ---- */

@@ -60,7 +60,7 @@ typedef enum change_fate (*journal_apply_fn)(void *user, const uint8_t *change, 
 struct journal_report {
 	int format;		 /* 0: there is no log */
 	bool torn;		 /* the end was cut */
-	bool damaged;		 /* anything that no crash explains: all below but cut_bytes */
+	bool damaged;		 /* anything that no crash explains: all below but unmarked, cut_bytes and id_limit */
 	bool gone;		 /* the log is missing, or its head is */
 	bool unmarked;		 /* there is no mark, so an end that is missing would not be noticed */
 	int64_t cut_bytes;	 /* of the torn end */
@@ -102,7 +102,7 @@ void journal_write_mark(struct journal *j, const struct journal_mark *mark);
  *       journal_copy_fill    writes the facts to it and syncs it
  *     L journal_copy_tail    takes over what was appended meanwhile; j->copy = it: from now on changes go to both
  *       journal_copy_publish    syncs it and renames it over the log; journal_sync_dir
- *     L journal_copy_end     it is the log, of which base_len came from the image; the caller closes the old one's fd
+ *     L journal_copy_end     it is the log, of which base_len came from the image; the caller has kept the old one
  * journal_copy_tail, without the lock and repeated, makes the rest small. */
 typedef bool (*journal_take_fn)(void *to, const struct bytes *change);
 struct journal_facts {
@@ -118,7 +118,7 @@ bool journal_image_add(void *image, const struct bytes *change);
 bool journal_copy_begin(int dir_fd, const struct bytes *image, struct journal_log *copy);
 bool journal_copy_tail(const struct journal_log *from, int64_t *at, int64_t until, struct journal_log *copy);
 bool journal_copy_publish(int dir_fd, const struct journal_log *copy);
-int journal_copy_end(struct journal *j, int64_t base_len);
+void journal_copy_end(struct journal *j, int64_t base_len);
 
 /* For the two files that are the journal: */
 uint32_t journal_crc(uint32_t before, const void *data, size_t len);

@@ -27,13 +27,6 @@ static struct {
 	bool to_stderr;
 } ring = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
-static void escape(char *text)
-{
-	for (char *p = text; *p; p++)
-		if ((unsigned char)*p < 0x20 || *p == 0x7f)
-			*p = '?';
-}
-
 /* False: to be written by the caller. */
 static bool put(const char *text)
 {
@@ -75,7 +68,7 @@ void fs_log(const char *format, ...)
 	va_start(args, format);
 	vsnprintf(text, sizeof text, format, args);
 	va_end(args);
-	escape(text);
+	error_one_line(text);
 	if (!put(text))
 		write_line(text);
 }

@@ -9,7 +9,7 @@
 
 #include <stdbool.h>
 
-/* A line; control bytes are escaped. Under any lock, from any thread. Before log_start it is written at once. */
+/* A line; control characters become '?'. Under any lock, from any thread. Before log_start it is written at once. */
 __attribute__((format(printf, 1, 2))) void fs_log(const char *format, ...);
 
 /* As whom, and whether stderr gets the lines as well; name is borrowed. Without it they go to syslog. */

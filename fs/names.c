@@ -19,16 +19,6 @@
 #include <string.h>
 #include <unistd.h>
 
-static void set_time(struct timespec *out, int64_t ns)
-{
-	out->tv_sec = ns / 1000000000;
-	out->tv_nsec = ns % 1000000000;
-	if (out->tv_nsec < 0) {
-		out->tv_nsec += 1000000000;
-		out->tv_sec--;
-	}
-}
-
 void names_fill_stat(const struct tree_node *node, struct stat *st)
 {
 	*st = (struct stat){.st_ino = node->id,
@@ -39,9 +29,9 @@ void names_fill_stat(const struct tree_node *node, struct stat *st)
 		.st_size = node->size,
 		.st_blksize = 1 << 17,
 		.st_blocks = (node->size + 511) / 512};
-	set_time(&st->st_atim, node->atime_ns);
-	set_time(&st->st_mtim, node->mtime_ns);
-	set_time(&st->st_ctim, node->ctime_ns);
+	st->st_atim = fs_to_timespec(node->atime_ns);
+	st->st_mtim = fs_to_timespec(node->mtime_ns);
+	st->st_ctim = fs_to_timespec(node->ctime_ns);
 }
 
 /* What the kernel never sends, but the journal would not take back. */
@@ -334,7 +324,7 @@ static int make_content(struct fs *fs, struct fresh *fresh)
 	if (fresh->fd < 0)
 		return -fresh->fd;
 	if (fstat(fresh->fd, &st) == 0)
-		fresh->content_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
+		fresh->content_ns = fs_to_ns(st.st_mtim);
 	return 0;
 }
 
@@ -552,7 +542,6 @@ int names_rename(struct fs *fs, const struct caller *caller, uint64_t parent, co
 		target = tree_lookup(&fs->tree, new_dir, new_name);
 		bool own = !caller || publish_is_helper(fs, caller);
 		char old_path[PATH_MAX] = "";
-		target = tree_lookup(&fs->tree, new_dir, new_name);
 		error = own && node->id != fs->publication.moving ? ESTALE : check_rename(node, new_dir, target, flags);
 		if (!error && target != node) {
 			tree_path(node, old_path, sizeof old_path);

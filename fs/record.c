@@ -405,19 +405,6 @@ enum change_fate record_apply(void *user, const uint8_t *change, size_t len)
 	return fate;
 }
 
-/* The node after this one when parents come before their children; without recursion, as users make deep trees. */
-static const struct tree_node *next_node(const struct tree_node *node)
-{
-	if (S_ISDIR(node->mode) && node->n_children > 0)
-		return tree_next_child(node, 0);
-	for (; node->parent; node = node->parent) {
-		const struct tree_node *next = tree_next_child(node->parent, node->id);
-		if (next)
-			return next;
-	}
-	return NULL;
-}
-
 int64_t record_live_bytes(const struct tree *tree, const struct jobs *jobs)
 {
 	enum { NODE = 112, INPUT = 150, RESULT = 52 };
@@ -445,8 +432,8 @@ bool record_each(const void *facts, journal_take_fn take, void *to)
 	record_next_id(source->change, source->id_limit);
 	record_config(source->change, source->config);
 	bool ok = take(to, source->change);
-	const struct tree_node *node = tree_find(source->tree, TREE_ROOT);
-	while (ok && (node = next_node(node))) {
+	const struct tree_node *root = tree_find(source->tree, TREE_ROOT), *node = root;
+	while (ok && (node = tree_next_below(node, root))) {
 		if (node->id == TREE_LOST && node->n_children == 0)
 			continue; /* it is there only when something is in it */
 		record_facts(source, node);

@@ -286,6 +286,18 @@ struct tree_node *tree_next_child(const struct tree_node *dir, uint64_t after)
 	return index + 1 < dir->n_chunks ? dir->chunks[index + 1]->nodes[0] : NULL;
 }
 
+const struct tree_node *tree_next_below(const struct tree_node *node, const struct tree_node *top)
+{
+	if (S_ISDIR(node->mode) && node->n_children > 0)
+		return tree_next_child(node, 0);
+	for (; node != top; node = node->parent) {
+		const struct tree_node *next = tree_next_child(node->parent, node->id);
+		if (next)
+			return next;
+	}
+	return NULL;
+}
+
 /* ---- Names. ---- */
 
 static void take_name(struct tree *tree, struct tree_node *node)

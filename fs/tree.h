@@ -29,7 +29,7 @@ enum {
 /* No id reaches it; from a journal or a file's name it is none. A readdir cookie is an id and a bit more, in 63 bits. */
 #define TREE_ID_MAX (UINT64_C(1) << 62)
 
-/* Which of the top folders a node is under; fixed for life, because nothing is renamed between them. */
+/* Which of the top folders a node is under; fixed after the start, because nothing is renamed between them. */
 enum tree_area { AREA_TOP, AREA_IN, AREA_OUT, AREA_LOST };
 
 enum { TREE_NAME_MAX = 255, TREE_XATTR_MAX = 65536 };
@@ -109,6 +109,8 @@ bool tree_drop_unused(struct tree *tree, struct tree_node *node);
 
 /* First child with an id above `after`, or NULL. */
 struct tree_node *tree_next_child(const struct tree_node *dir, uint64_t after);
+/* The node after this one in the tree below top, parents before their children; NULL: no more. Start with top. */
+const struct tree_node *tree_next_below(const struct tree_node *node, const struct tree_node *top);
 bool tree_is_inside(const struct tree_node *node, const struct tree_node *dir); /* or is it */
 uint32_t tree_links(const struct tree_node *node);
 /* "d/a.png" below in/ or out/. False: longer than size, or without a name. */

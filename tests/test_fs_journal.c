@@ -460,7 +460,8 @@ Test(journal, writing_anew_keeps_everything)
 	add(&w, TREE_IN, "to both", S_IFDIR | 0755);
 	cr_assert(journal_copy_publish(dir_fd, &copy));
 	add(&w, TREE_IN, "to both still", S_IFDIR | 0755);
-	close(journal_copy_end(&w.journal, copy.len));
+	journal_copy_end(&w.journal, copy.len);
+	close(from.fd);
 	add(&w, TREE_IN, "afterwards", S_IFDIR | 0755);
 	bytes_finish(&image);
 	uint64_t next_id = w.tree.next_id;

@@ -349,8 +349,11 @@ static void take_nothing(void *user, const char *name, const int32_t *values, in
 static bool run_sampler(struct check *k, struct safetensors *io, const struct checkpoint *checkpoint, const char *label,
 	const char *name, const double p[5], struct error *err)
 {
+	if (!(p[0] >= 1 && p[0] <= 1000 && p[1] >= 1e-6 && p[1] <= 1e6 && fabs(p[2]) <= 1e6))
+		return error_set(err, "%s: param.%s: %g steps, rescale_t %g and strength %g cannot be",
+			safetensors_path(io), name, p[0], p[1], p[2]);
 	const struct model_config *c = &checkpoint->config;
-	struct sampler_config sampler = {.steps = p[0] >= 1 && p[0] <= 1000 ? (int)p[0] : 0,
+	struct sampler_config sampler = {.steps = (int)p[0],
 		.rescale_t = p[1],
 		.guidance = p[2],
 		.interval = {p[3], p[4]},
@@ -364,9 +367,6 @@ static bool run_sampler(struct check *k, struct safetensors *io, const struct ch
 	struct run run;
 	size_t mark = scratch_mark(k->b);
 
-	if (!(p[0] >= 1 && p[0] <= 1000 && p[1] >= 1e-6 && p[1] <= 1e6 && fabs(p[2]) <= 1e6))
-		return error_set(err, "%s: param.%s: %g steps, rescale_t %g and strength %g cannot be",
-			safetensors_path(io), name, p[0], p[1], p[2]);
 	float *noise = check_input(io, "in.noise", 5, dim, err);
 	snprintf(infix, sizeof infix, "%s.", name);
 	if (!noise || !golden_open(&g, k->c, io, label, "", infix, err)) {

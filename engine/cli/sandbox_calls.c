@@ -1,7 +1,7 @@
 /* sandbox_calls.c - seccomp: the system calls that a worker is refused. Contract: sandbox.h.
  * A list of what is refused and not of what is allowed: libraries that this program does not know, of the GPU's driver above
  * all, call what they like. They get EPERM and go on without. Calls newer than this list get ENOSYS, as from an older kernel,
- * and so do clone3 and openat2, whose flags no filter can see: libraries then take clone and openat.
+ * and so does clone3, whose flags no filter can see: libraries then take clone.
  * Source: seccomp(2), the lists of container runtimes (what needs no capability there is refused here by name, too). */
 #include "sandbox.h"
 
@@ -17,7 +17,6 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <termios.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)

@@ -139,6 +139,16 @@ check 8 "$state" --salvage "$dir/later"
 check 8 "$dir/none"
 [ ! -e "$dir/none" ] || fail "--check made a state directory"
 
+# A time before 1970 comes out as it was.
+unpack trlsfs1
+name=before-1970
+mount_start
+echo old >"$mnt/in/old.txt"
+touch -d '1969-12-31T23:59:58.25Z' "$mnt/in/old.txt"
+mount_stop
+check 0 "$state" --salvage "$dir/old"
+[ "$(TZ=UTC stat -c %y "$dir/old/in/old.txt")" = '1969-12-31 23:59:58.250000000 +0000' ] || fail "--salvage gives $(stat -c %y "$dir/old/in/old.txt")"
+
 # What nobody can mean.
 unpack trlsfs1
 name=usage
